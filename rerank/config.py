@@ -1,0 +1,365 @@
+"""Stages and experiments from YAML and back; the dataclasses are the schema.
+
+A stage is written as its registered name (`exclude`), as the name with its fields (`bm25: {k: 100}`), or as the name
+with the value of its first field (`cut: 100`).  A list of stages is a pipeline.  There is no code in YAML.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+
+from rerank.artifact import file_sha256, fingerprint
+from rerank.errors import ConfigError, PipelineError, UnknownNameError, nearest
+from rerank.registry import lookup, name_of, table
+from rerank.yamlfile import Key, Tree, dump_yaml, parse_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from rerank.stage import Pipeline, Stage
+
+T = TypeVar("T")
+
+
+class _PathMark:
+    """Marks a text field as a path: relative to the file it is written in, hashed by content."""
+
+
+FilePath = Annotated[str, _PathMark()]
+
+
+def load_pipeline(path: Path | str) -> Pipeline:
+    """The pipeline of a YAML file.
+
+    Raises:
+        ConfigError: with file, line and key path.
+        PipelineError: stages that do not fit.
+    """
+    return pipeline_from(read_yaml(Path(path)))
+
+
+def parse_pipeline(text: str, origin: str = "<text>") -> Pipeline:
+    """The pipeline of a YAML text.
+
+    >>> parse_pipeline("stages: [{cut: 10}, {normalise: minmax}]")
+    Cut(k=10) >> Normalise()
+    """
+    return pipeline_from(parse_yaml(text, origin))
+
+
+def pipeline_from(tree: Tree, key: Key = (), value: Any = None) -> Pipeline:
+    """The pipeline at `key` of a parsed file: a mapping with `stages`, and perhaps `name` and `description`."""
+    from rerank.stage import Pipeline
+
+    found = tree.value if value is None else value
+    if not isinstance(found, dict) or "stages" not in found:
+        raise tree.error(
+            key, "a pipeline is a mapping with the key 'stages' (a list) and perhaps 'name', 'description'"
+        )
+    return build(Pipeline, found, tree, key)
+
+
+def to_yaml(stage: Stage) -> str:
+    """The YAML text that `parse_pipeline` reads back as an equal pipeline.
+
+    Raises:
+        ConfigError: a stage inside has no YAML form (`apply`, an unregistered class).
+    """
+    from rerank.stage import Pipeline
+
+    pipeline = stage if isinstance(stage, Pipeline) else Pipeline((stage,))
+    head = {n: v for n in ("name", "description") if (v := getattr(pipeline, n))}
+    return dump_yaml({**head, "stages": [stage_tree(part) for part in pipeline.stages]})
+
+
+def stage_tree(stage: Stage, *, hashes: bool = False) -> Any:
+    """A stage as plain data; with `hashes`, paths become the SHA-256 of what they hold."""
+    from rerank.stage import Pipeline
+
+    name = name_of(type(stage))
+    if name is None:
+        raise ConfigError(f"{stage!r} has no YAML form: {type(stage).__qualname__} is not a registered stage")
+    if isinstance(stage, Pipeline) and not stage.name and not stage.description and not hashes:
+        return [stage_tree(part, hashes=hashes) for part in stage.stages]
+    fields = _fields_tree(stage, hashes=hashes)
+    if not fields and not hashes:
+        return name
+    first = dataclasses.fields(stage)[0].name  # type: ignore[arg-type]
+    if list(fields) == [first] and isinstance(fields[first], int | float | str) and not hashes:
+        return {name: fields[first]}
+    return {name: fields}
+
+
+def _fields_tree(value: Any, *, hashes: bool) -> dict[str, Any]:
+    hints = typing.get_type_hints(type(value), include_extras=True)
+    tree: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        item = getattr(value, field.name)
+        if hashes or field.default is dataclasses.MISSING or item != field.default:
+            is_path = _PathMark in {type(m) for m in _marks(hints[field.name])}
+            tree[field.name] = _content_hash(Path(item)) if hashes and is_path and item else _plain(item, hashes=hashes)
+    return tree
+
+
+def _plain(item: Any, *, hashes: bool) -> Any:
+    from rerank.stage import Stage
+
+    if isinstance(item, Stage):
+        return stage_tree(item, hashes=hashes)
+    if dataclasses.is_dataclass(item):
+        return _fields_tree(item, hashes=hashes)
+    if isinstance(item, tuple):
+        return [_plain(part, hashes=hashes) for part in item]
+    return item
+
+
+def _content_hash(path: Path) -> Any:
+    if path.is_file():
+        return file_sha256(path)
+    if (path / "manifest.json").is_file():
+        return file_sha256(path / "manifest.json")
+    return str(path)
+
+
+def stage_fingerprint(stage: Stage) -> str:
+    """SHA-256 of a stage's whole configuration, with the content of every file that it names."""
+    return fingerprint(stage_tree(stage, hashes=True))
+
+
+# -- building ---------------------------------------------------------------
+
+
+def build_stage(value: Any, tree: Tree, key: Key) -> Stage:
+    """The stage that a YAML value stands for."""
+    from rerank.stage import Pipeline, Stage
+
+    if isinstance(value, list):
+        return _made(Pipeline, {"stages": _stages(value, tree, key)}, tree, key)
+    if isinstance(value, str):
+        name, content = value, cast("Any", {})
+    elif isinstance(value, dict) and len(value) == 1:
+        name, content = next(iter(value.items()))
+    else:
+        raise tree.error(key, f"expected a stage: a name, or one 'name: fields' pair; got {_shown(value)}")
+    try:
+        found = lookup(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(f"{tree.place(key)}: {error}") from None
+    if not issubclass(found, Stage):
+        raise tree.error(key, f"{name!r} is registered, but is not a stage")
+    inner = (*key, name) if isinstance(value, dict) else key
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        fields = dataclasses.fields(found)  # type: ignore[arg-type]
+        if not fields:
+            raise tree.error(inner, f"{name} takes no options; got {_shown(content)}")
+        return build(found, {fields[0].name: content}, tree, inner, shorthand=True)
+    return build(found, content, tree, inner)
+
+
+def _stages(value: list[Any], tree: Tree, key: Key) -> tuple[Stage, ...]:
+    return tuple(build_stage(item, tree, (*key, i)) for i, item in enumerate(value))
+
+
+def build(kind: type[T], value: Any, tree: Tree, key: Key, *, shorthand: bool = False) -> T:
+    """The dataclass `kind` from a YAML mapping, strictly: unknown keys and wrong types are errors with their place."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(value, dict):
+        raise tree.error(key, f"expected a mapping with {', '.join(fields)}; got {_shown(value)}")
+    for name in value:
+        if name not in fields:
+            hint = nearest(name, fields) or f"; it has: {', '.join(fields) or 'no options'}"
+            raise tree.error((*key, name), f"{_name(kind)} has no option {name!r}{hint}")
+    hints = typing.get_type_hints(kind, include_extras=True)
+    made: dict[str, Any] = {}
+    for name, field in fields.items():
+        if name in value:
+            made[name] = _field(hints[name], value[name], tree, key if shorthand else (*key, name))
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise tree.error(key, f"{_name(kind)} needs the option {name!r}")
+    return _made(kind, made, tree, key)
+
+
+def _made(kind: type[T], fields: dict[str, Any], tree: Tree, key: Key) -> T:
+    try:
+        return kind(**fields)
+    except PipelineError as error:
+        raise PipelineError(f"{tree.place(key)}: {error}") from error
+    except ConfigError as error:
+        raise type(error)(f"{tree.place(key)}: {error}") from error
+
+
+def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
+    from rerank.stage import Stage
+
+    bare = _bare(hint)
+    if isinstance(bare, type) and issubclass(bare, Stage):
+        return build_stage(value, tree, key)
+    if bare == tuple[Stage, ...]:
+        if not isinstance(value, list):
+            raise tree.error(key, f"expected a list of stages; got {_shown(value)}")
+        return _stages(value, tree, key)
+    if isinstance(bare, type) and dataclasses.is_dataclass(bare) and isinstance(value, dict):
+        return build(bare, value, tree, key)
+    try:
+        result = TypeAdapter(hint).validate_python(_tupled(value), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        deeper = tuple(part for part in first["loc"] if isinstance(part, int))
+        raise tree.error((*key, *deeper), f"{_message(first['msg'])}; got {_shown(first['input'])}") from None
+    if result is not None and _PathMark in {type(mark) for mark in _marks(hint)}:
+        return _path(result, tree, key)
+    return result
+
+
+def _path(value: str, tree: Tree, key: Key) -> str:
+    """A path made absolute; a relative one must stay inside the folder of the file that names it."""
+    path = Path(value).expanduser()
+    if path.is_absolute():
+        return str(path)
+    resolved = (tree.folder / path).resolve()
+    if not resolved.is_relative_to(tree.folder):
+        raise tree.error(
+            key, f"the path {value!r} leaves the file's folder {tree.folder}; write it as an absolute path"
+        )
+    return str(resolved)
+
+
+def _bare(hint: Any) -> Any:
+    """A type without `Annotated` and without `| None`."""
+    if typing.get_origin(hint) is Annotated:
+        return _bare(typing.get_args(hint)[0])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        rest = [part for part in typing.get_args(hint) if part is not type(None)]
+        return _bare(rest[0]) if len(rest) == 1 else hint
+    return hint
+
+
+def _marks(hint: Any) -> list[Any]:
+    if typing.get_origin(hint) is Annotated:
+        return list(typing.get_args(hint)[1:])
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return [mark for part in typing.get_args(hint) for mark in _marks(part)]
+    return []
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(part) for part in value) if isinstance(value, list) else value
+
+
+def _message(text: str) -> str:
+    return text.replace("Input should be", "expected").replace("a valid integer", "an integer").replace("a valid ", "a ")
+
+
+def _name(kind: type) -> str:
+    return name_of(kind) or kind.__name__
+
+
+def _shown(value: Any) -> str:
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return (text if len(text) <= 60 else text[:57] + "...") + f" ({type(value).__name__})"
+
+
+# -- JSON schema ------------------------------------------------------------
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of a pipeline file: what an editor needs to complete and check one."""
+    stages = {name: lookup(name) for name in sorted(table()) if name != "pipeline"}
+    one_of: list[dict[str, Any]] = []
+    definitions: dict[str, Any] = {}
+    for name, kind in stages.items():
+        definitions[name] = _object_schema(kind)
+        fields = dataclasses.fields(kind)
+        value: dict[str, Any] = {"$ref": f"#/$defs/{name}"}
+        if fields:
+            hints = typing.get_type_hints(kind, include_extras=True)
+            value = {"anyOf": [value, _schema_of(hints[fields[0].name])]}
+        one_of.append(
+            {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+        )
+    bare = [n for n, k in stages.items() if all(_has_default(f) for f in dataclasses.fields(k))]
+    definitions["stage"] = {
+        "anyOf": [
+            {"enum": bare},
+            *one_of,
+            {"type": "array", "items": {"$ref": "#/$defs/stage"}, "description": "a pipeline of stages"},
+        ]
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "rerank pipeline",
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "description": {"type": "string"},
+            "stages": {"type": "array", "items": {"$ref": "#/$defs/stage"}, "minItems": 1},
+        },
+        "required": ["stages"],
+        "additionalProperties": False,
+        "$defs": definitions,
+    }
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+
+
+def _object_schema(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = dataclasses.fields(kind)
+    docs = _field_docs(kind)
+    properties: dict[str, Any] = {}
+    for field in fields:
+        properties[field.name] = dict(_schema_of(hints[field.name]))
+        if field.name in docs:
+            properties[field.name]["description"] = docs[field.name]
+        if isinstance(field.default, str | int | float | bool):
+            properties[field.name]["default"] = field.default
+    return {
+        "type": "object",
+        "description": (inspect.getdoc(kind) or "").split("\n\n")[0],
+        "properties": properties,
+        "required": [field.name for field in fields if not _has_default(field)],
+        "additionalProperties": False,
+    }
+
+
+def _schema_of(hint: Any) -> dict[str, Any]:
+    from pydantic import TypeAdapter
+
+    from rerank.stage import Stage
+
+    bare = _bare(hint)
+    if isinstance(bare, type) and issubclass(bare, Stage):
+        return {"$ref": "#/$defs/stage"}
+    if bare == tuple[Stage, ...]:
+        return {"type": "array", "items": {"$ref": "#/$defs/stage"}}
+    if isinstance(bare, type) and dataclasses.is_dataclass(bare):
+        return _object_schema(bare)
+    return TypeAdapter(hint).json_schema()
+
+
+def _field_docs(kind: type) -> dict[str, str]:
+    """The text under each field of a dataclass, from its source."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
+    docs: dict[str, str] = {}
+    statements = body.body if isinstance(body, ast.ClassDef) else []
+    for before, after in zip(statements, statements[1:], strict=False):
+        if (
+            isinstance(before, ast.AnnAssign)
+            and isinstance(before.target, ast.Name)
+            and isinstance(after, ast.Expr)
+            and isinstance(after.value, ast.Constant)
+            and isinstance(after.value.value, str)
+        ):
+            docs[before.target.id] = inspect.cleandoc(after.value.value).replace("\n", " ")
+    return docs

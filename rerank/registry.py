@@ -1,0 +1,78 @@
+"""Names that pipelines are written in: one flat table from name to `module:Class`, imported when a name is used.
+
+Other packages add names through the entry-point group `rerank.stages`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from importlib.metadata import entry_points
+
+from rerank.errors import UnknownNameError, nearest
+
+ENTRY_POINTS = "rerank.stages"
+
+BUILT_IN: dict[str, str] = {
+    # first stages
+    "bm25": "rerank.retrieve.bm25:BM25",
+    "rank_bm25": "rerank.retrieve.rank_bm25:RankBM25",
+    "dense": "rerank.retrieve.dense:Dense",
+    "splade": "rerank.retrieve.splade:Splade",
+    "candidates": "rerank.retrieve.candidates:Candidates",
+    # combining lists
+    "rrf": "rerank.retrieve.fusion:RRF",
+    "combmnz": "rerank.retrieve.fusion:CombMNZ",
+    "sum": "rerank.stage:WeightedSum",
+    "union": "rerank.stage:Union",
+    "intersection": "rerank.stage:Intersection",
+    "concatenation": "rerank.stage:Concatenation",
+    "pipeline": "rerank.stage:Pipeline",
+    # changing lists
+    "cut": "rerank.stage:Cut",
+    "normalise": "rerank.stage:Normalise",
+    "exclude": "rerank.retrieve.select:Exclude",
+    "filter": "rerank.retrieve.select:Filter",
+    # changing queries
+    "rewrite": "rerank.retrieve.rewrite:Rewrite",
+    "rm3": "rerank.retrieve.rm3:RM3",
+    "original_query": "rerank.retrieve.rewrite:OriginalQuery",
+    # scoring a list again
+    "rescore": "rerank.retrieve.rescore:Rescore",
+}
+
+
+@cache
+def table() -> dict[str, str]:
+    """Every registered name with its `module:Class`; built-in names cannot be taken by another package."""
+    names = {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+    return {**names, **BUILT_IN}
+
+
+@cache
+def lookup(name: str) -> type:
+    """The class registered under `name`.
+
+    >>> lookup("cut").__name__
+    'Cut'
+
+    Raises:
+        UnknownNameError: nothing is; the nearest name is given.
+    """
+    names = table()
+    if name not in names:
+        raise UnknownNameError(f"no stage is called {name!r}{nearest(name, names)}; known: {', '.join(sorted(names))}")
+    module, _, attribute = names[name].partition(":")
+    found: type = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def name_of(kind: type) -> str | None:
+    """The name that `kind` is registered under, without importing any other class."""
+    target = f"{kind.__module__}:{kind.__qualname__}"
+    return next((name for name, path in table().items() if path == target), None)
+
+
+def stages_giving(what: str) -> list[str]:
+    """The names of stages that leave `what` for later stages."""
+    return [name for name in table() if what in getattr(lookup(name), "gives", ())]

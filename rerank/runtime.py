@@ -1,0 +1,255 @@
+"""The one owner of state: cache folder, loaded models and indexes, devices, threads, progress, statistics.
+
+Stages are values; whatever is heavy or stateful lives here and goes when the runtime closes.  The command line, a
+notebook and a server each own one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import logging
+import os
+import sys
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from rerank.artifact import cache_home
+from rerank.ranking import Ranking
+from rerank.run import Run, StageStats
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_current: contextvars.ContextVar[Runtime | None] = contextvars.ContextVar("rerank_runtime", default=None)
+
+
+class Transform(Protocol):
+    """What the runtime needs to know of a stage."""
+
+    @property
+    def label(self) -> str:
+        """The short name that statistics and progress bars show."""
+        ...
+
+    def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
+        """The ranking that the stage makes of `ranking`."""
+        ...
+
+    def __hash__(self) -> int: ...
+
+
+class Topics(Protocol):
+    """What the runtime needs to know of a data set."""
+
+    def topics(self) -> Ranking:
+        """The queries, with candidates where the data set has them."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """Name, split and content hash."""
+        ...
+
+
+def cpu_budget() -> int:
+    """How many processors this process may use: its affinity and its control group's quota, whichever is less."""
+    cores = len(os.sched_getaffinity(0))
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        limit, _, period = quota.read_text(encoding="ascii").partition(" ")
+        if limit != "max":
+            cores = min(cores, max(1, int(int(limit) / int(period))))
+    return max(1, cores)
+
+
+class Runtime:
+    """State for a while: use it as a context manager, and what it loaded is freed at its end.
+
+    Args:
+        home: the cache root for indexes, vectors, corpora and models; default `RERANK_HOME` or the XDG cache.
+        device: `auto` (an accelerator where there is one), `cpu`, `cuda`, `cuda:1`, ...
+        threads: default the processors that the process may use.
+        progress: bars on standard error; default only when that is a terminal.
+        capacity: how many models and indexes stay loaded; the least recently used goes first.
+
+    >>> with Runtime(progress=False) as runtime:
+    ...     Runtime.current() is runtime
+    True
+    """
+
+    def __init__(
+        self,
+        home: Path | None = None,
+        *,
+        device: str = "auto",
+        threads: int | None = None,
+        progress: bool | None = None,
+        capacity: int = 8,
+    ) -> None:
+        self.home = Path(home) if home is not None else cache_home()
+        self.threads = threads or cpu_budget()
+        self.stats: list[StageStats] = []
+        self._device = device
+        self._resources: OrderedDict[Hashable, Any] = OrderedDict()
+        self._capacity = capacity
+        self._show = sys.stderr.isatty() if progress is None else progress
+        self._bars: Progress | None = None
+        self._path: list[str] = []
+        self._counts: list[dict[str, int]] = []
+        self._facts: dict[str, Any] = {}
+        self._shared: frozenset[Transform] = frozenset()
+        self._memory: dict[tuple[Transform, int], tuple[Ranking, Ranking, list[StageStats]]] = {}
+        self._tokens: list[contextvars.Token[Runtime | None]] = []
+
+    # -- life ------------------------------------------------------------
+
+    def __enter__(self) -> Runtime:
+        self._tokens.append(_current.set(self))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _current.reset(self._tokens.pop())
+        if not self._tokens:
+            self.close()
+
+    def close(self) -> None:
+        """Frees everything that was loaded."""
+        self._resources.clear()
+        self._memory.clear()
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+    @staticmethod
+    @contextlib.contextmanager
+    def current_or_new() -> Iterator[Runtime]:
+        """The runtime of the enclosing `with`, else one that lives for this block."""
+        active = _current.get()
+        if active is not None:
+            yield active
+        else:
+            with Runtime() as runtime:
+                yield runtime
+
+    @staticmethod
+    def current() -> Runtime | None:
+        """The runtime of the enclosing `with`, if any."""
+        return _current.get()
+
+    # -- resources ------------------------------------------------------------
+
+    @property
+    def device(self) -> str:
+        """The torch device that engines use, `auto` resolved."""
+        if self._device == "auto":
+            import torch
+
+            self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        return self._device
+
+    def resource(self, key: Hashable, load: Callable[[], T]) -> T:
+        """What `load` gave for `key`, loaded at most once while it stays among the most recently used."""
+        if key in self._resources:
+            self._resources.move_to_end(key)
+            found: T = self._resources[key]
+            return found
+        loaded = load()
+        self._resources[key] = loaded
+        while len(self._resources) > self._capacity:
+            self._resources.popitem(last=False)
+        return loaded
+
+    # -- running ------------------------------------------------------------
+
+    def run(self, pipeline: Transform, data: Topics, name: str | None = None) -> Run:
+        """The run of `pipeline` over the queries of `data`."""
+        self.stats.clear()
+        self._facts.clear()
+        ranking = self.rank(pipeline, data.topics())
+        provenance = {"data": data.provenance(), "pipeline": repr(pipeline), **self._facts}
+        return Run(name or pipeline.label, ranking, provenance, tuple(self.stats))
+
+    def rank(self, stage: Transform, ranking: Ranking) -> Ranking:
+        """What `stage` makes of `ranking`; its time and counts go into `stats`."""
+        key = (stage, id(ranking))
+        if key in self._memory:
+            _, result, stats = self._memory[key]
+            prefix = "/".join(self._path)
+            self.stats.extend(replace(s, stage=f"{prefix}/{s.stage}" if prefix else s.stage) for s in stats)
+            return result
+        self._path.append(stage.label)
+        self._counts.append({})
+        first, started = len(self.stats), time.perf_counter()
+        try:
+            result = stage.transform(ranking, self)
+        finally:
+            name = "/".join(self._path)
+            self._path.pop()
+            counts = self._counts.pop()
+        seconds = time.perf_counter() - started
+        self.stats.insert(first, StageStats(name, seconds, len(result), len(result.docs), counts))
+        if stage in self._shared:
+            cut = len("/".join(self._path)) + 1 if self._path else 0
+            done = [replace(s, stage=s.stage[cut:], shared=True) for s in self.stats[first:]]
+            self._memory[key] = (ranking, result, done)
+        return result
+
+    def count(self, what: str, number: int) -> None:
+        """Adds to a count of the running stage, e.g. `count("truncated documents", 3)`."""
+        if number and self._counts:
+            self._counts[-1][what] = self._counts[-1].get(what, 0) + int(number)
+
+    def note(self, fact: str, value: Any) -> None:
+        """Writes a resolved fact (a model's revision, a type chosen by `auto`) into the run's provenance."""
+        self._facts[fact] = value
+
+    @contextlib.contextmanager
+    def sharing(self, stages: Iterable[Transform]) -> Iterator[None]:
+        """While the block runs, a stage of `stages` given the same ranking again answers from memory."""
+        before, self._shared = self._shared, frozenset(stages)
+        try:
+            yield
+        finally:
+            self._shared = before
+            self._memory.clear()
+
+    # -- progress ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def progress(self, title: str, total: int | None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """A bar for long work; yields `advance(n)`.  Nothing is drawn where standard error is no terminal."""
+        if not self._show:
+            yield lambda n: None
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[unit]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+            )
+        bars = self._bars
+        bars.start()
+        task = bars.add_task(title, total=total, unit=unit)
+        try:
+            yield lambda n: bars.advance(task, n)
+        finally:
+            bars.remove_task(task)
+            if not bars.task_ids:
+                bars.stop()

@@ -1,0 +1,33 @@
+"""Fixtures shared by all tests: a cache root of the test session's own, the real collections where they are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real collections: `RERANK_SHARED_DATA`, else `../shared/data` beside the clone."""
+    named = os.environ.get("RERANK_SHARED_DATA")
+    folder = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"needs the real collections: {folder} is not there (set RERANK_SHARED_DATA)")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def session_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache root for the whole test session, so that tests share indexes of the real collections."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No test touches the user's cache."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("RERANK_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return home
