@@ -22,7 +22,6 @@ BUILT_IN: dict[str, str] = {
     "candidates": "rerank.retrieve.candidates:Candidates",
     # combining lists
     "rrf": "rerank.retrieve.fusion:RRF",
-    "combmnz": "rerank.retrieve.fusion:CombMNZ",
     "sum": "rerank.stage:WeightedSum",
     "union": "rerank.stage:Union",
     "intersection": "rerank.stage:Intersection",

@@ -142,7 +142,7 @@ def _chain(stage: Stage) -> tuple[Stage, ...]:
     return stage.stages if isinstance(stage, Pipeline) and not stage.name else (stage,)
 
 
-def _operands(stage: Stage, of: type[_SetOperator]) -> tuple[Stage, ...]:
+def _operands(stage: Stage, of: type[SetOperator]) -> tuple[Stage, ...]:
     return stage.of if type(stage) is of else (stage,)
 
 
@@ -271,7 +271,7 @@ class Normalise(Stage):
 
 
 @dataclass(frozen=True, repr=False)
-class _Branches(Stage):
+class Branches(Stage):
     """Stages that all get the same input, and whose outputs become one list."""
 
     of: tuple[Stage, ...]
@@ -373,7 +373,7 @@ class Pool:
         return scores
 
 
-class _SetOperator(_Branches):
+class SetOperator(Branches):
     """Set operators give rank scores; the first list's own scores stay in the column `score`."""
 
     kind: ClassVar[ScoreKind | None] = ScoreKind.RANK
@@ -395,7 +395,7 @@ def _best_rank(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 @dataclass(frozen=True, repr=False)
-class Union(_SetOperator):
+class Union(SetOperator):
     """The documents of any list, by their best rank, the earlier list first among equals: `a | b`."""
 
     def key(self, ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -404,7 +404,7 @@ class Union(_SetOperator):
 
 
 @dataclass(frozen=True, repr=False)
-class Intersection(_SetOperator):
+class Intersection(SetOperator):
     """The documents that every list has, by their best rank: `a & b`."""
 
     def key(self, ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -413,7 +413,7 @@ class Intersection(_SetOperator):
 
 
 @dataclass(frozen=True, repr=False)
-class Concatenation(_SetOperator):
+class Concatenation(SetOperator):
     """The first list, then what the next ones add to it, each in its order: `a ^ b`."""
 
     def key(self, ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -427,7 +427,7 @@ _ADDABLE = frozenset({ScoreKind.MINMAX, ScoreKind.ZSCORE, ScoreKind.PROBABILITY}
 
 
 @dataclass(frozen=True, repr=False)
-class WeightedSum(_Branches):
+class WeightedSum(Branches):
     """The weighted sum of normalised scores; a document that a list lacks counts there with the list's minimum.
 
     >>> 0.3 * Cut(5).minmax() + 0.7 * Cut(9).minmax()

@@ -1,0 +1,59 @@
+"""The pipelines that come with the package, by name: `bm25`, `dense`, `splade`, `hybrid`, `hybrid-rescored`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rerank.config import load_pipeline
+from rerank.errors import ConfigError, UnknownNameError, nearest
+from rerank.resources import shipped
+
+if TYPE_CHECKING:
+    from rerank.stage import Pipeline
+
+
+def ready_names() -> list[str]:
+    """The names of the ready pipelines.
+
+    >>> "bm25" in ready_names()
+    True
+    """
+    return sorted(path.stem for path in shipped("pipelines").glob("*.yaml"))
+
+
+def pipeline_path(name: str) -> Path:
+    """The file that `name` stands for: a YAML file's path, or the name of a ready pipeline.
+
+    >>> pipeline_path("bm25").name
+    'bm25.yaml'
+
+    Raises:
+        UnknownNameError: no ready pipeline has that name; the nearest one is given.
+        ConfigError: no such file.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"{name}: no such file; the ready pipelines are {', '.join(ready_names())}")
+        return path
+    if name not in ready_names():
+        known = f"; the ready ones are {', '.join(ready_names())}"
+        raise UnknownNameError(f"no pipeline is called {name!r}{nearest(name, ready_names()) or known} (or a YAML file)")
+    return shipped("pipelines") / f"{name}.yaml"
+
+
+def find_pipeline(name: str) -> Pipeline:
+    """The pipeline of a YAML file or of a ready pipeline's name; without a name of its own it gets the file's.
+
+    >>> find_pipeline("bm25").name
+    'bm25'
+
+    Raises:
+        ConfigError: as `pipeline_path` and `rerank.config.load_pipeline` raise it.
+        PipelineError: stages that do not fit.
+    """
+    path = pipeline_path(name)
+    pipeline = load_pipeline(path)
+    return pipeline if pipeline.name else dataclasses.replace(pipeline, name=path.stem)

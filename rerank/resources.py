@@ -1,0 +1,38 @@
+"""Where the files lie that travel with the package: ready pipelines and the embedded collection's questions.
+
+In a clone they are at its top level (`pipelines/`, `data/`); the build copies them into the package, under `shipped/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rerank.errors import DataError
+
+_PACKAGE = Path(__file__).parent
+
+
+def shipped(relative: str) -> Path:
+    """The path of a shipped file or folder, given by its path from the top level of a clone.
+
+    >>> shipped("data/stdlib/queries.jsonl").name
+    'queries.jsonl'
+
+    Raises:
+        DataError: this installation lacks it.
+    """
+    for root in (_PACKAGE / "shipped", _PACKAGE.parent):
+        path = root / relative
+        if path.exists():
+            return path
+    message = f"{relative}: not in this installation (looked in {_PACKAGE / 'shipped'}); install the package again"
+    raise DataError(message)
+
+
+def has_shipped(relative: str) -> bool:
+    """Whether this installation has the shipped file or folder `relative`.
+
+    >>> has_shipped("data/stdlib/no-such-file.tsv")
+    False
+    """
+    return any((root / relative).exists() for root in (_PACKAGE / "shipped", _PACKAGE.parent))
