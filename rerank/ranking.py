@@ -108,7 +108,7 @@ class Hits(Sequence[Hit]):
         row = self._start + index % len(self)
         ranking = self._ranking
         code = ranking.docs[row : row + 1]
-        text = ranking.source.texts(code)[0] if ranking.source is not None else None
+        text = ranking.texts(slice(row, row + 1))[0] if ranking.source is not None else None
         return Hit(str(ranking.ids.take(code)[0]), float(ranking.scores[row]), index % len(self) + 1, text)
 
     @property
@@ -128,7 +128,7 @@ class Hits(Sequence[Hit]):
 class Ranking:
     """Queries with ordered documents.
 
-    Make one with `Ranking.of` (from dicts), `Ranking.start` (queries only) or `Ranking.ordered` (arrays in any order).
+    Make one with `Ranking.of` (from dicts), `Ranking.start` (queries only) or `with_documents` (arrays in any order).
 
     >>> ranking = Ranking.of({"q1": {"d1": 0.2, "d2": 0.9}}, queries={"q1": "what is a tie?"})
     >>> ranking["q1"].docnos
@@ -197,7 +197,7 @@ class Ranking:
         rises[self.offsets[1:-1][(self.offsets[1:-1] > 0) & (self.offsets[1:-1] < len(self.docs))] - 1] = False
         if rises.any():
             row = int(np.flatnonzero(rises)[0]) + 1
-            raise RankingError(self._where(row, "has a higher score than the document before it; use Ranking.ordered"))
+            raise RankingError(self._where(row, "has a higher score than the document before it; use with_documents"))
         self._check_distinct()
 
     def _check_distinct(self) -> None:
@@ -407,6 +407,9 @@ class Ranking:
     def __iter__(self) -> Iterator[Hits]:
         return (Hits(self, position) for position in range(len(self.qids)))
 
+    def __contains__(self, qid: object) -> bool:
+        return qid in self.qids
+
     def __getitem__(self, qid: str) -> Hits:
         if qid not in self.qids:
             message = f"query {qid!r} is not in the ranking{nearest(qid, self.qids)}"
@@ -445,12 +448,19 @@ class Ranking:
         """The texts of the documents in `rows`.
 
         Raises:
-            DataError: the ranking has no text source.
+            DataError: the ranking has no text source, or one that lacks a document.
         """
         if self.source is None:
             message = "the ranking knows no document texts; give a data set with a corpus"
             raise DataError(message)
-        return self.source.texts(self.docs[rows])
+        codes = self.docs[rows]
+        if self.ids is not self.source.ids and self.ids.fingerprint != self.source.ids.fingerprint:
+            docnos = self.ids.take(codes).tolist()
+            codes = self.source.ids.find(docnos)
+            if (codes < 0).any():
+                message = f"document {docnos[int(np.argmin(codes))]!r} is not in the corpus that the texts come from"
+                raise DataError(message)
+        return self.source.texts(codes)
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """`{qid: {docno: score}}` in rank order."""
@@ -493,7 +503,7 @@ class Ranking:
         lists: dict[str, dict[str, float]] = {}
         for qid, docno, score in zip(frame["qid"], frame["docno"], frame["score"], strict=True):
             hits = lists.setdefault(str(qid), {})
-            if docno in hits:
+            if str(docno) in hits:
                 message = f"query {qid!r}: document {docno!r} occurs more than once in the frame"
                 raise RankingError(message)
             hits[str(docno)] = float(score)
@@ -531,13 +541,14 @@ def order_rows(scores: FloatArray, offsets: npt.NDArray[np.int64], tie_keys: Tie
         ordered = scores[rows]
         tied = inner & (ordered[1:] == ordered[:-1])
         if tied.any():
-            query = np.repeat(np.arange(len(sizes)), sizes)
-            touched = np.unique(query[1:][tied])
-            some = np.concatenate([np.arange(offsets[q], offsets[q + 1]) for q in touched])
-            some = some[np.lexsort((tie_keys(some), -scores[some], query[some]))]
-            for q in touched:
-                width = int(sizes[q])
-                rows[offsets[q] : offsets[q + 1]], some = some[:width], some[width:]
+            # Rows of equal scores stand together: only they are put in order, run by run.
+            run = np.zeros(n_rows, dtype=np.int64)
+            np.cumsum(~tied, out=run[1:])
+            within = np.zeros(n_rows, dtype=bool)
+            within[1:] |= tied
+            within[:-1] |= tied
+            some = rows[within]
+            rows[within] = some[np.lexsort((tie_keys(some), run[within]))]
     return rows
 
 
@@ -557,9 +568,11 @@ def merge_tables(rankings: Sequence[Ranking]) -> list[Ranking]:
 
 
 def _stored(scores: FloatArray) -> npt.NDArray[np.float32]:
-    """Scores as float32; a number too large for it is held at its largest value."""
+    """Scores as float32; a finite number too large for it is held at its largest value."""
+    if scores.dtype == np.float32:
+        return scores.astype(np.float32, copy=False)
     limit = np.finfo(np.float32).max
-    return np.clip(scores, -limit, limit).astype(np.float32)
+    return np.where(np.isfinite(scores), np.clip(scores, -limit, limit), scores).astype(np.float32)
 
 
 def _first_twice(values: Sequence[str]) -> str:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,24 +67,29 @@ class Strings:
 
 
 class StringWriter:
-    """Writes strings one after the other in the form that `Strings` reads."""
+    """Writes strings one after the other in the form that `Strings` reads; both files are whole when its block ends."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
         self._file = (folder / f"{name}.bin").open("wb", buffering=_BLOCK)
-        self._lengths: list[int] = []
+        self._lengths = array("q")
+
+    def __enter__(self) -> StringWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if kind is None:
+            offsets = np.zeros(len(self._lengths) + 1, dtype=np.int64)
+            np.cumsum(self._lengths, out=offsets[1:])
+            np.save(self._folder / f"{self._name}.offsets.npy", offsets)
 
     def add(self, raw: bytes) -> None:
         """One more string, encoded."""
         self._file.write(raw)
         self._lengths.append(len(raw))
-
-    def close(self) -> None:
-        """Completes both files."""
-        self._file.close()
-        offsets = np.zeros(len(self._lengths) + 1, dtype=np.int64)
-        np.cumsum(self._lengths, out=offsets[1:])
-        np.save(self._folder / f"{self._name}.offsets.npy", offsets)
 
 
 def map_array(path: Path) -> npt.NDArray[Any]:
@@ -156,14 +163,13 @@ def write_ids(folder: Path, ids: list[str]) -> str:
     Raises:
         DataError: an id that occurs twice.
     """
-    writer = StringWriter(folder, "ids")
     digest = hashlib.sha256()
-    for docno in ids:
-        raw = docno.encode("utf-8", "surrogatepass")
-        writer.add(raw)
-        digest.update(len(raw).to_bytes(8, "little"))
-        digest.update(raw)
-    writer.close()
+    with StringWriter(folder, "ids") as writer:
+        for docno in ids:
+            raw = docno.encode("utf-8", "surrogatepass")
+            writer.add(raw)
+            digest.update(len(raw).to_bytes(8, "little"))
+            digest.update(raw)
     order = np.array(sorted(range(len(ids)), key=ids.__getitem__), dtype=np.int64)
     for before, after in itertools.pairwise(order.tolist()):
         if ids[before] == ids[after]:
@@ -184,8 +190,11 @@ class Corpus:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
         self.fingerprint = manifest.fingerprint
-        self.language: str = manifest.config["language"]
-        self.ids = StoredIds(folder, manifest.config["ids"])
+        try:
+            self.language: str = manifest.config["language"]
+            self.ids = StoredIds(folder, manifest.config["ids"])
+        except KeyError as error:
+            raise CorruptArtifactError(f"{folder}: its manifest lacks {error}; build the artifact again") from error
         self._titles = Strings(folder, "titles")
         self._bodies = Strings(folder, "bodies")
 
@@ -223,6 +232,11 @@ class Corpus:
         return f"Corpus({len(self):,} documents, language {self.language!r})"
 
 
+def staging_folder(home: Path, origin: str) -> Path:
+    """The name under which `write_corpus` builds what it reads from `origin`, whose content it does not know yet."""
+    return home / hashlib.sha256(origin.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def write_corpus(documents: Iterable[Document], home: Path, language: str, origin: str) -> Corpus:
     """Streams `documents` into a store under `home` and opens it; equal content has an equal fingerprint.
 
@@ -230,24 +244,21 @@ def write_corpus(documents: Iterable[Document], home: Path, language: str, origi
         DataError: no documents, an empty id, or an id that occurs twice; `origin` is named.
     """
     digest = hashlib.sha256(language.encode())
-    staging = home / hashlib.sha256(origin.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    with new_artifact(staging, KIND, VERSION) as draft:
+    with new_artifact(staging_folder(home, origin), KIND, VERSION) as draft:
         ids: list[str] = []
-        titles, bodies = StringWriter(draft.path, "titles"), StringWriter(draft.path, "bodies")
-        for document in documents:
-            if not document.id:
-                raise DataError(f"{origin}: document {len(ids) + 1:,} has an empty id")
-            ids.append(document.id)
-            for part in document:
-                raw = part.encode("utf-8", "surrogatepass")
-                digest.update(len(raw).to_bytes(8, "little"))
-                digest.update(raw)
-            titles.add(document.title.encode("utf-8", "surrogatepass"))
-            bodies.add(document.text.encode("utf-8", "surrogatepass"))
+        with StringWriter(draft.path, "titles") as titles, StringWriter(draft.path, "bodies") as bodies:
+            for document in documents:
+                if not document.id:
+                    raise DataError(f"{origin}: document {len(ids) + 1:,} has an empty id")
+                ids.append(document.id)
+                raws = [part.encode("utf-8", "surrogatepass") for part in document]
+                for raw in raws:
+                    digest.update(len(raw).to_bytes(8, "little"))
+                    digest.update(raw)
+                titles.add(raws[1])
+                bodies.add(raws[2])
         if not ids:
             raise DataError(f"{origin}: holds no documents; a corpus needs at least one")
-        titles.close()
-        bodies.close()
         try:
             table = write_ids(draft.path, ids)
         except DataError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 
 from rerank.artifact import canonical_json
 from rerank.errors import DataError, nearest
+from rerank.ids import ObjectArray
 from rerank.ranking import Ranking, TextSource
 
 
@@ -50,14 +51,15 @@ class Dataset:
         """The queries as a ranking: with the candidates' documents where there are candidates, else with none."""
         columns: dict[str, Any] = {}
         if self.excluded:
-            columns["excluded"] = np.array([self.excluded.get(q, frozenset()) for q in self.queries], dtype=object)
+            columns["excluded"] = _objects(self.excluded.get(q, frozenset()) for q in self.queries)
         for name, values in self.query_columns.items():
-            columns[name] = np.array([values.get(q) for q in self.queries], dtype=object)
+            columns[name] = _objects(values.get(q) for q in self.queries)
         if self.candidates is None:
             return Ranking.start(self.queries, self.corpus, columns)
-        have = [qid for qid in self.queries if qid in set(self.candidates.qids)]
+        given = set(self.candidates.qids)
+        kept = np.array([qid in given for qid in self.queries])
+        have = [qid for qid in self.queries if qid in given]
         ranking = self.candidates.subset(have)
-        kept = np.isin(np.array(list(self.queries), dtype=object), np.array(have, dtype=object))
         ranking = replace(
             ranking,
             queries=tuple(self.queries[qid] for qid in have),
@@ -109,3 +111,8 @@ class Dataset:
         return (
             f"Dataset({self.name!r}, {self.split!r}: {len(self.queries):,} queries, {documents}, {judged:,} judgments)"
         )
+
+
+def _objects(values: Iterable[object]) -> ObjectArray:
+    """A column of any values, one an element even where they are sequences of one length."""
+    return np.fromiter(values, dtype=object)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,7 +14,7 @@ import numpy as np
 from rerank.artifact import Draft, Manifest, find_or_build, fingerprint, new_artifact, open_artifact, write_text
 from rerank.config import FilePath
 from rerank.data.corpus import StoredIds, write_ids
-from rerank.errors import ArtifactError, ConfigError
+from rerank.errors import ArtifactError, ConfigError, CorruptArtifactError
 from rerank.ranking import Ranking, ScoreKind, TextSource
 from rerank.retrieve.analysis import Analyser, analyse
 from rerank.retrieve.first_stage import excluded_codes, need_source, retrieved
@@ -46,9 +47,13 @@ class BM25(Stage):
     b: float = 0.4
     """How much long documents are discounted, 0 to 1."""
     method: Literal["lucene", "robertson", "atire", "bm25l", "bm25+"] = "lucene"
-    """Which formula of the family."""
+    """Which formula of the family, as bm25s has it.
+
+    In bm25l and bm25+ bm25s gives every document a constant for the query's terms that it lacks; it is left out here,
+    which changes no order.
+    """
     delta: float = 0.5
-    """The lower bound's size in bm25l and bm25+; unused by the others."""
+    """The lower bound's size in bm25l and bm25+, where in bm25+ it is all in that constant; unused by the others."""
     analyser: Analyser | None = None
     """How text becomes terms; by default the corpus language's own analyser."""
     index: FilePath | None = None
@@ -61,8 +66,10 @@ class BM25(Stage):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ConfigError(f"bm25: k is {self.k}, at least 1 is needed")
-        if self.k1 < 0 or not 0 <= self.b <= 1:
-            raise ConfigError(f"bm25: k1 is {self.k1} (0 or more) and b is {self.b} (0 to 1)")
+        if not (0 <= self.k1 < math.inf and 0 <= self.b <= 1 and 0 <= self.delta < math.inf):
+            raise ConfigError(
+                f"bm25: k1 is {self.k1} (0 or more), b is {self.b} (0 to 1), delta is {self.delta} (0 or more)"
+            )
         if self.index is not None:
             made = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ("k", "index")}
             changed = [f.name for f in dataclasses.fields(self) if f.name in made and made[f.name] != f.default]
@@ -73,11 +80,11 @@ class BM25(Stage):
         """The best documents of each query."""
         index = self.open(ranking, runtime)
         runtime.note("bm25", index.settings)
-        queries = index.queries(ranking)
-        found = index.matrix.search(queries, self.k, excluded_codes(ranking, index.ids, runtime), runtime.threads)
         source = ranking.source
         if source is not None and source.ids.fingerprint != index.ids.fingerprint:
             raise ArtifactError(f"{index.folder}: was built from another corpus than the data set's; build it again")
+        queries = index.queries(ranking)
+        found = index.matrix.search(queries, self.k, excluded_codes(ranking, index.ids, runtime), runtime.threads)
         return retrieved(ranking, found, self.k, ScoreKind.BM25, index.ids if source is None else source.ids, source)
 
     def open(self, ranking: Ranking, runtime: Runtime) -> BM25Index:
@@ -112,9 +119,9 @@ class BM25(Stage):
         analyser = (self.analyser or Analyser(corpus.language)).resolve()
         return {
             "method": self.method,
-            "k1": self.k1,
-            "b": self.b,
-            "delta": self.delta if self.method in ("bm25l", "bm25+") else None,
+            "k1": float(self.k1),
+            "b": float(self.b),
+            "delta": float(self.delta) if self.method in ("bm25l", "bm25+") else None,
             "analyser": dataclasses.asdict(analyser),
             "analyser_versions": analyser.versions(),
         }
@@ -140,14 +147,11 @@ class BM25(Stage):
             vocabulary = {term: code for code, term in enumerate(terms.vocabulary)}
             rows = [row.tolist() for row in terms]
             scorer.index((rows, vocabulary), create_empty_token=False, show_progress=False)
-            scores, absent = scorer.scores, scorer.nonoccurrence_array
-            parts = (scores["data"], scores["indices"], scores["indptr"])
+            parts = (scorer.scores["data"], scorer.scores["indices"], scorer.scores["indptr"])
         else:
-            parts, absent = (np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(1, np.int64)), None
+            parts = (np.zeros(0, np.float32), np.zeros(0, np.int32), np.zeros(1, np.int64))
         write_sparse_index(draft.path, csc_array(parts, shape=(total, len(terms.vocabulary))))
         write_text(draft.path / "vocabulary.json", json.dumps(terms.vocabulary, ensure_ascii=True))
-        if absent is not None:
-            np.save(draft.path / "absent.npy", absent.astype(np.float32))
         table = write_ids(draft.path, [str(docno) for docno in corpus.ids.take(np.arange(total))])
         draft.config.update(settings, ids=table, corpus=corpus.fingerprint, documents=total, language=corpus.language)
 
@@ -157,14 +161,21 @@ class BM25Index:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
-        self.settings = {key: manifest.config[key] for key in ("method", "k1", "b", "delta", "analyser")}
-        self.analyser = _analyser(manifest.config)
-        if self.analyser.versions()["rules"] != manifest.config["analyser_versions"]["rules"]:
+        try:
+            self.settings = {key: manifest.config[key] for key in ("method", "k1", "b", "delta", "analyser")}
+            self.analyser = _analyser(manifest.config)
+            rules, table = manifest.config["analyser_versions"]["rules"], manifest.config["ids"]
+            terms: list[str] = json.loads((folder / "vocabulary.json").read_bytes())
+        except (KeyError, TypeError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            message = f"{folder}: its configuration or vocabulary cannot be read ({error}); build it again"
+            raise CorruptArtifactError(message) from error
+        if self.analyser.versions()["rules"] != rules:
             raise ArtifactError(f"{folder}: was made by another version of the text analysis; build the index again")
         self.matrix = SparseIndex.open(folder)
-        self.ids = StoredIds(folder, manifest.config["ids"])
-        terms: list[str] = json.loads((folder / "vocabulary.json").read_bytes())
+        self.ids = StoredIds(folder, table)
         self.vocabulary = dict(zip(terms, range(len(terms)), strict=True))
+        if len(terms) != self.matrix.n_terms or len(self.ids) != self.matrix.n_documents:
+            raise CorruptArtifactError(f"{folder}: vocabulary, ids and impacts do not fit each other; build it again")
 
     def queries(self, ranking: Ranking) -> SparseQueries:
         """The queries of `ranking` as terms of this index; weighted where a stage left the column `terms`."""

@@ -62,14 +62,13 @@ class RankBM25(Stage):
 
         scorer, bags = runtime.resource(("rank_bm25", source.fingerprint, self), load)
         excluded = excluded_codes(ranking, source.ids, runtime)
-        parts: list[Found] = []
+        docs, scores = [], []
         for position, query in enumerate(ranking.queries):
             terms = analyser(query)
             wanted = set(terms)
             hit = np.array([not bag.isdisjoint(wanted) for bag in bags])
             if excluded is not None:
                 hit[excluded[position]] = False
-            docs = np.flatnonzero(hit).astype(np.int64)
-            scores = np.asarray(scorer.get_scores(terms))[docs] if len(docs) else np.zeros(0)
-            parts.append(Found(np.array([0, len(docs)], dtype=np.int64), docs, scores))
-        return retrieved(ranking, Found.join(parts), self.k, ScoreKind.BM25, source.ids, source)
+            docs.append(np.flatnonzero(hit))
+            scores.append(np.asarray(scorer.get_scores(terms))[docs[-1]] if hit.any() else np.zeros(0))
+        return retrieved(ranking, Found.of(docs, scores), self.k, ScoreKind.BM25, source.ids, source)

@@ -1,17 +1,16 @@
 """A sparse index: for every term the documents that hold it with an impact, and search by summing impacts.
 
-BM25 (whose impacts bm25s works out) and learned sparse encoders (whose impacts a model gives) share it.  Two kernels
-give the same float32 sums, bit for bit: SciPy's sparse product, which costs nothing to start and wins for short
-queries, and bm25s's compiled one, which wins for long queries but takes seconds to compile in a new process.
+BM25 (whose impacts bm25s works out) and learned sparse encoders (whose impacts a model gives) share it.  A search costs
+what the query's postings cost: there is no pass over all documents, and documents without a common term never appear.
 """
 
 from __future__ import annotations
 
 import itertools
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +26,6 @@ if TYPE_CHECKING:
 Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]
-
-POSTINGS_PER_CHUNK = 4_000_000
-"""Postings that one sparse product may touch: bounds its result to some 50 MB."""
-POSTINGS_WORTH_COMPILING = 400_000_000
-"""A batch below this is done by SciPy before bm25s's kernel would have been compiled."""
-DENSE_SHARE = 0.2
-"""Where a query touches more postings than this share of the documents, the compiled kernel is the faster one."""
-
-_compiled = threading.Event()
 
 
 @dataclass(frozen=True)
@@ -76,14 +66,24 @@ class Found:
     scores: Floats
 
     @classmethod
+    def of(cls, docs: Sequence[npt.NDArray[np.integer[Any]]], scores: Sequence[Floats]) -> Found:
+        """From one array of codes and one of scores per query."""
+        offsets = np.zeros(len(docs) + 1, dtype=np.int64)
+        np.cumsum([len(part) for part in docs], out=offsets[1:])
+        if not len(docs):
+            return cls(offsets, np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32))
+        return cls(offsets, np.concatenate(docs).astype(np.int64), np.concatenate(scores))
+
+    @classmethod
     def join(cls, parts: Sequence[Found]) -> Found:
         """Several batches of queries one after the other."""
-        sizes = np.concatenate([np.diff(part.offsets) for part in parts]) if parts else np.zeros(0, dtype=np.int64)
-        offsets = np.zeros(len(sizes) + 1, dtype=np.int64)
-        np.cumsum(sizes, out=offsets[1:])
-        docs = np.concatenate([part.docs for part in parts]) if parts else np.zeros(0, dtype=np.int64)
-        scores = np.concatenate([part.scores for part in parts]) if parts else np.zeros(0, dtype=np.float32)
-        return cls(offsets, docs, scores)
+        starts = np.cumsum([0, *(part.offsets[-1] for part in parts)])
+        offsets = [part.offsets[1:] + start for part, start in zip(parts, starts[:-1], strict=True)]
+        return cls(
+            np.concatenate([np.zeros(1, dtype=np.int64), *offsets]),
+            np.concatenate([part.docs for part in parts]),
+            np.concatenate([part.scores for part in parts]),
+        )
 
 
 def write_sparse_index(folder: Path, matrix: scipy.sparse.csr_array | scipy.sparse.csc_array) -> None:
@@ -93,6 +93,81 @@ def write_sparse_index(folder: Path, matrix: scipy.sparse.csr_array | scipy.spar
     np.save(folder / "documents.npy", csc.indices.astype(np.int32, copy=False))
     np.save(folder / "starts.npy", csc.indptr.astype(np.int64, copy=False))
     np.save(folder / "shape.npy", np.array(csc.shape, dtype=np.int64))
+
+
+@cache
+def _kernel() -> Callable[..., int]:
+    """The compiled search of one query; kept on disk between processes where numba finds a writable folder."""
+    from numba import njit
+
+    def search(
+        terms: npt.NDArray[np.int32],
+        weights: Float32,
+        starts: Int64,
+        documents: npt.NDArray[np.int32],
+        impacts: Float32,
+        excluded: Int64,
+        sums: Float32,
+        found: npt.NDArray[np.int32],
+        values: Float32,
+        best: Float32,
+    ) -> int:
+        """How many of `found` (with `values`) may be among the best len(best); best[0] becomes the least that is."""
+        postings = 0
+        for term in terms:
+            postings += starts[term + 1] - starts[term]
+        count = 0
+        # A list of the touched documents saves a pass over all of them, but costs a test a posting.
+        sparse = postings < len(sums) // 8
+        for i in range(len(terms)):
+            weight = weights[i]
+            if sparse:
+                for posting in range(starts[terms[i]], starts[terms[i] + 1]):
+                    document = documents[posting]
+                    if sums[document] == 0.0:
+                        found[count] = document
+                        count += 1
+                    sums[document] += weight * impacts[posting]
+            else:
+                for posting in range(starts[terms[i]], starts[terms[i] + 1]):
+                    sums[documents[posting]] += weight * impacts[posting]
+        for document in excluded:
+            sums[document] = 0.0
+        # `best` is a heap of the k best scores so far, its least first; who falls below it is out for good.
+        k = len(best)
+        best[:] = 0.0
+        least = np.float32(1e-45)
+        kept = 0
+        for position in range(count if sparse else len(sums)):
+            document = found[position] if sparse else position
+            score = sums[document]
+            if score >= least:
+                found[kept] = document
+                values[kept] = score
+                kept += 1
+                hole = 0
+                child = 1
+                while child < k:
+                    if child + 1 < k and best[child + 1] < best[child]:
+                        child += 1
+                    if best[child] >= score:
+                        break
+                    best[hole] = best[child]
+                    hole = child
+                    child = 2 * hole + 1
+                best[hole] = score
+                least = max(least, best[0])
+            if sparse:
+                sums[document] = 0.0
+        if not sparse:
+            sums[:] = 0.0
+        return kept
+
+    try:
+        compiled: Callable[..., int] = njit(nogil=True, cache=True)(search)
+    except RuntimeError:
+        compiled = njit(nogil=True)(search)
+    return compiled
 
 
 class SparseIndex:
@@ -111,8 +186,9 @@ class SparseIndex:
             CorruptArtifactError: its arrays do not fit each other.
         """
         impacts, documents = map_array(folder / "impacts.npy"), map_array(folder / "documents.npy")
-        starts, shape = map_array(folder / "starts.npy"), np.load(folder / "shape.npy", allow_pickle=False)
-        if len(starts) != int(shape[1]) + 1 or int(starts[-1]) != len(impacts) or len(impacts) != len(documents):
+        starts, shape = map_array(folder / "starts.npy"), map_array(folder / "shape.npy")
+        fits = len(starts) == int(shape[1]) + 1 and starts[0] == 0 and len(impacts) == len(documents) == starts[-1]
+        if not fits or np.any(np.diff(starts) < 0):
             raise CorruptArtifactError(f"{folder}: the index's arrays do not fit each other; build it again")
         return cls(impacts, documents, starts, int(shape[0]))
 
@@ -121,104 +197,32 @@ class SparseIndex:
     ) -> Found:
         """At least the best `k` documents of each query that share a term with it, less the `excluded` codes.
 
-        Which kernel runs changes nothing in the result.
+        Impacts and weights are taken as positive.  Sums are float32, in the order of the query's terms.
         """
-        lengths = self._starts[queries.terms + 1] - self._starts[queries.terms]
-        ends = np.concatenate([[0], np.cumsum(lengths)])[queries.offsets]
-        touched = np.diff(ends)
-        dense = (
-            queries.weights is None and float(touched.mean() if len(touched) else 0) > DENSE_SHARE * self.n_documents
-        )
-        if dense and (_compiled.is_set() or ends[-1] > POSTINGS_WORTH_COMPILING):
-            return self._search_compiled(queries, k, excluded, threads)
-        bounds = [0]
-        for position in range(len(queries)):
-            if ends[position + 1] - ends[bounds[-1]] > POSTINGS_PER_CHUNK and position > bounds[-1]:
-                bounds.append(position)
-        if len(queries):
-            bounds.append(len(queries))
-        chunks = list(itertools.pairwise(bounds))
-        if len(chunks) == 1 and threads > 1 and len(queries) >= 2 * threads:
-            marks = np.linspace(0, len(queries), threads + 1).astype(int).tolist()
-            chunks = list(itertools.pairwise(marks))
-
-        def one(chunk: tuple[int, int]) -> Found:
-            start, stop = chunk
-            return self._search_product(queries.part(start, stop), k, excluded[start:stop] if excluded else None)
-
-        if len(chunks) < 2 or threads < 2:
-            return Found.join([one(chunk) for chunk in chunks])
-        with ThreadPoolExecutor(threads) as pool:
-            return Found.join(list(pool.map(one, chunks)))
-
-    def _search_product(self, queries: SparseQueries, k: int, excluded: Sequence[Int64] | None) -> Found:
-        from scipy.sparse import csr_array
-
-        weights = np.ones(len(queries.terms), dtype=np.float32) if queries.weights is None else queries.weights
-        left = csr_array((weights, queries.terms, queries.offsets), shape=(len(queries), self.n_terms))
-        right = csr_array((self._impacts, self._documents, self._starts), shape=(self.n_terms, self.n_documents))
-        product = left @ right
-        bounds = product.indptr.tolist()
-        parts = []
-        for position in range(len(queries)):
-            docs = product.indices[bounds[position] : bounds[position + 1]]
-            scores = product.data[bounds[position] : bounds[position + 1]]
-            parts.append(_best(docs, scores, k, excluded[position] if excluded else None))
-        return Found.join(parts)
-
-    def _search_compiled(self, queries: SparseQueries, k: int, excluded: Sequence[Int64] | None, threads: int) -> Found:
-        """bm25s's kernel gives k documents, ties at the end cut anywhere: those queries are searched again in SciPy."""
-        import bm25s
-
-        kernel = bm25s.BM25(backend="numba", auto_compile=False)
-        kernel.scores = {
-            "data": self._impacts,
-            "indices": self._documents,
-            "indptr": self._starts,
-            "num_docs": self.n_documents,
-        }
-        kernel.vocab_dict, kernel.nonoccurrence_array = {}, None
-        kernel.unique_token_ids_set = range(self.n_terms)
-        most = max((len(codes) for codes in excluded), default=0) if excluded else 0
-        depth = min(self.n_documents, k + most + 1)
-
-        def one(span: tuple[int, int]) -> list[Found]:
-            terms = [queries.terms[queries.offsets[i] : queries.offsets[i + 1]].tolist() for i in range(*span)]
-            asked = [i for i, query in enumerate(terms) if query]
-            found = [_best(np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), k, None)] * len(terms)
-            if asked:
-                # One thread a call: the serial kernel frees the interpreter, so calls run side by side here.
-                docs, scores = kernel.retrieve([terms[i] for i in asked], k=depth, n_threads=1, show_progress=False)
-                for row, i in enumerate(asked):
-                    position = span[0] + i
-                    if depth < self.n_documents and scores[row, -1] > 0 and scores[row, -1] == scores[row, -2]:
-                        again = excluded[position : position + 1] if excluded else None
-                        found[i] = self._search_product(queries.part(position, position + 1), k, again)
-                    else:
-                        hit = scores[row] > 0
-                        found[i] = _best(docs[row][hit], scores[row][hit], k, excluded[position] if excluded else None)
-            return found
-
         marks = np.linspace(0, len(queries), min(threads, max(1, len(queries))) + 1).astype(int).tolist()
         spans = list(itertools.pairwise(marks))
         if len(spans) == 1:
-            parts = one(spans[0])
-        else:
-            with ThreadPoolExecutor(len(spans)) as pool:
-                parts = [part for span in pool.map(one, spans) for part in span]
-        _compiled.set()
-        return Found.join(parts)
+            return self._search(queries, k, excluded, spans[0])
+        with ThreadPoolExecutor(len(spans)) as pool:
+            return Found.join(list(pool.map(lambda span: self._search(queries, k, excluded, span), spans)))
 
-
-def _best(docs: npt.NDArray[np.int32], scores: Float32, k: int, excluded: Int64 | None) -> Found:
-    """The documents of one query whose score is at least the k-th best, above 0 and not excluded."""
-    keep = scores > 0
-    if excluded is not None and len(excluded):
-        keep &= ~np.isin(docs, excluded)
-    if not keep.all():
-        docs, scores = docs[keep], scores[keep]
-    if len(scores) > k:
-        least = np.partition(scores, len(scores) - k)[len(scores) - k]
-        keep = scores >= least
-        docs, scores = docs[keep], scores[keep]
-    return Found(np.array([0, len(docs)], dtype=np.int64), docs.astype(np.int64), scores)
+    def _search(self, queries: SparseQueries, k: int, excluded: Sequence[Int64] | None, span: tuple[int, int]) -> Found:
+        """The queries `span` on one thread, with one array of sums that every query leaves clean."""
+        search = _kernel()
+        weights = np.ones(len(queries.terms), dtype=np.float32) if queries.weights is None else queries.weights
+        sums = np.zeros(self.n_documents, dtype=np.float32)
+        found = np.empty(self.n_documents, dtype=np.int32)
+        values = np.empty(self.n_documents, dtype=np.float32)
+        best = np.empty(min(k, self.n_documents), dtype=np.float32)
+        none = np.empty(0, dtype=np.int64)
+        bounds = queries.offsets.tolist()
+        docs, scores = [], []
+        for i in range(*span):
+            part = slice(bounds[i], bounds[i + 1])
+            out = excluded[i] if excluded else none
+            postings = (self._starts, self._documents, self._impacts)
+            kept = search(queries.terms[part], weights[part], *postings, out, sums, found, values, best)
+            among = values[:kept] >= best[0]
+            docs.append(found[:kept][among])
+            scores.append(values[:kept][among])
+        return Found.of(docs, scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import shutil
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ import numpy.typing as npt
 
 from rerank.artifact import MANIFEST, Draft, find_or_build, fingerprint, open_artifact, read_manifest
 from rerank.data.corpus import map_array
-from rerank.engines.encoder import Encoder, load_encoder
-from rerank.engines.text_model import DType, FloatMatrix, Identity
+from rerank.engines.encoder import Encoder
+from rerank.engines.text_model import DType, FloatMatrix, Identity, loaded
 from rerank.errors import ArtifactError, CorruptArtifactError
 from rerank.ranking import TextSource
 from rerank.retrieve.shards import (
@@ -83,15 +82,9 @@ def has_vectors(home: Path, identity: Identity, corpus: TextSource) -> bool:
 
 def encoder_for(runtime: Runtime, model: str, revision: str | None, dtype: DType, corpus: TextSource) -> Encoder:
     """The encoder of that name, in the type of the vectors that `corpus` already has when `dtype` leaves it open."""
-    encoder = load_encoder(runtime, model, revision, dtype)
-    identity = encoder.identity("document")
-    if dtype != "auto" or has_vectors(runtime.home, identity, corpus):
-        return encoder
-    others: tuple[DType, ...] = ("float32", "bfloat16", "float16")
-    for other in others:
-        if has_vectors(runtime.home, dataclasses.replace(identity, dtype=other), corpus):
-            return load_encoder(runtime, model, revision, other)
-    return encoder
+    return loaded(
+        Encoder, runtime, model, revision, dtype, lambda identity: has_vectors(runtime.home, identity, corpus)
+    )
 
 
 def vectors_of(corpus: TextSource, encoder: Encoder, runtime: Runtime) -> Vectors:
@@ -140,8 +133,7 @@ def _build(draft: Draft, corpus: TextSource, encoder: Encoder, runtime: Runtime)
     with runtime.progress("encoding", len(missing), "documents") as advance:
 
         def compute(positions: Int64) -> dict[str, npt.NDArray[Any]]:
-            texts = corpus.texts(positions)
-            vectors, sizes = encoder.encode_documents_with_lengths(texts)
+            vectors, sizes = encoder.read(corpus.texts(positions), "document")
             runtime.count("tokens", int(np.minimum(sizes, identity.max_tokens).sum()))
             return {"vectors": vectors, "lengths": sizes.astype(np.int32)}
 
@@ -172,9 +164,7 @@ def _build(draft: Draft, corpus: TextSource, encoder: Encoder, runtime: Runtime)
     )
 
 
-def _reusable(
-    draft: Draft, identity: Identity, hashes: Hashes, missing: Int64
-) -> list[tuple[Int64, Int64, Vectors]]:
+def _reusable(draft: Draft, identity: Identity, hashes: Hashes, missing: Int64) -> list[tuple[Int64, Int64, Vectors]]:
     """From other corpora's vectors under the same encoder: rows wanted here, their rows there, and the vectors."""
     found: list[tuple[Int64, Int64, Vectors]] = []
     for path in sorted(draft.final.parent.glob(f"*/{MANIFEST}")):
