@@ -9,7 +9,9 @@ the manifest, the sizes and the first bytes of every file; `verify` reads every 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
@@ -100,9 +102,9 @@ def lock(folder: Path, purpose: str) -> Iterator[None]:
 
     The lock is the kernel's (`flock` on a file beside the folder) and dies with its process, however it ends.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.with_name(f".{folder.name}.lock")
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         message = f"{folder.parent}: cannot be written ({error.strerror}); set RERANK_HOME to a writable folder"
@@ -208,15 +210,26 @@ def new_artifact(
         }
         write_json(part / MANIFEST, manifest)
         _sync(part)
-        if draft.final.exists():
-            old = draft.final.with_name(f".{draft.final.name}.{os.getpid()}.old")
-            draft.final.rename(old)
-            part.rename(draft.final)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            part.rename(draft.final)
+        _put(part, draft.final)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def _put(part: Path, final: Path) -> None:
+    """Renames the folder `part` to `final`, in place of what is there; another process may be doing the same."""
+    old = final.with_name(f".{final.name}.{os.getpid()}.old")
+    while True:
+        shutil.rmtree(old, ignore_errors=True)
+        try:
+            part.rename(final)
+            break
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                message = f"{final}: cannot be put in its place ({error.strerror}); is there a file of that name?"
+                raise ArtifactError(message) from error
+        with contextlib.suppress(FileNotFoundError):
+            final.rename(old)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -237,15 +250,28 @@ def read_manifest(folder: Path) -> Manifest:
         tree = json.loads(path.read_text(encoding="utf-8"))
         files = {name: FileEntry(**entry) for name, entry in tree["files"].items()}
         manifest = Manifest(tree["kind"], tree["version"], tree["fingerprint"], tree["config"], files)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        _check_types(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         message = f"{path}: not a manifest ({type(error).__name__}: {error}); build the artifact again"
         raise CorruptArtifactError(message) from error
     root = folder.resolve()
     for name in manifest.files:
-        if not (folder / name).resolve().is_relative_to(root):
+        if "\0" in name or not (folder / name).resolve().is_relative_to(root):
             message = f"{path}: names the file {name!r}, which lies outside the artifact's folder; do not use it"
             raise CorruptArtifactError(message)
     return manifest
+
+
+def _check_types(manifest: Manifest) -> None:
+    texts = [manifest.kind, manifest.fingerprint]
+    numbers = [manifest.version]
+    for entry in manifest.files.values():
+        texts += [entry.sha256, entry.head]
+        numbers.append(entry.size)
+    if not (all(type(t) is str for t in texts) and all(type(n) is int for n in numbers)):
+        raise TypeError("a value has the wrong type")
+    if type(manifest.config) is not dict:
+        raise TypeError("its config is not an object")
 
 
 def open_artifact(folder: Path, kind: str, version: int) -> Manifest:
@@ -304,6 +330,10 @@ def find_or_build(folder: Path, kind: str, version: int, key: str, build: Callab
     if not (folder / MANIFEST).is_file():
         with lock(folder, f"builds {kind}"):
             if not (folder / MANIFEST).is_file():
+                for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.*"):
+                    # Half-written by processes that were killed: whoever writes this folder holds the lock.
+                    if left.suffix in (".part", ".old"):
+                        shutil.rmtree(left, ignore_errors=True)
                 with new_artifact(folder, kind, version, key) as draft:
                     build(draft)
     return open_artifact(folder, kind, version)

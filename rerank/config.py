@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 import typing
@@ -89,8 +90,10 @@ def stage_tree(stage: Stage, *, hashes: bool = False) -> Any:
     fields = _fields_tree(stage, hashes=hashes)
     if not fields and not hashes:
         return name
+    if hashes:
+        return {name: fields}
     first = dataclasses.fields(stage)[0].name  # type: ignore[arg-type]
-    if list(fields) == [first] and isinstance(fields[first], int | float | str) and not hashes:
+    if list(fields) == [first] and isinstance(fields[first], int | float | str):
         return {name: fields[first]}
     return {name: fields}
 
@@ -100,6 +103,8 @@ def _fields_tree(value: Any, *, hashes: bool) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for field in dataclasses.fields(value):
         item = getattr(value, field.name)
+        if _bare(hints[field.name]) is float and item is not None:
+            item = float(item)  # 1 and 1.0 are equal, and so must be what is written
         if hashes or field.default is dataclasses.MISSING or item != field.default:
             is_path = _PathMark in {type(m) for m in _marks(hints[field.name])}
             tree[field.name] = _content_hash(Path(item)) if hashes and is_path and item else _plain(item, hashes=hashes)
@@ -196,7 +201,7 @@ def _made(kind: type[T], fields: dict[str, Any], tree: Tree, key: Key) -> T:
 
 
 def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     from rerank.stage import Stage
 
@@ -207,14 +212,18 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
         if not isinstance(value, list):
             raise tree.error(key, f"expected a list of stages; got {_shown(value)}")
         return _stages(value, tree, key)
-    if isinstance(bare, type) and dataclasses.is_dataclass(bare) and isinstance(value, dict):
+    if isinstance(bare, type) and dataclasses.is_dataclass(bare) and value is not None:
         return build(bare, value, tree, key)
     try:
-        result = TypeAdapter(hint).validate_python(_tupled(value), strict=True)
+        adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
+        result = adapter.validate_python(_tupled(value), strict=True)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        deeper = tuple(part for part in first["loc"] if isinstance(part, int))
-        raise tree.error((*key, *deeper), f"{_message(first['msg'])}; got {_shown(first['input'])}") from None
+        found = error.errors(include_url=False)
+        places = [tuple(part for part in each["loc"] if isinstance(part, int)) for each in found]
+        deeper = max(places, key=len)  # of several allowed types, the one that fits furthest
+        tried = [each for each, place in zip(found, places, strict=True) if place == deeper]
+        expected = " or ".join(dict.fromkeys(_message(each["msg"]) for each in tried)).replace("or expected", "or")
+        raise tree.error((*key, *deeper), f"{expected}; got {_shown(tried[0]['input'])}") from None
     if result is not None and _PathMark in {type(mark) for mark in _marks(hint)}:
         return _path(result, tree, key)
     return result
@@ -256,7 +265,8 @@ def _tupled(value: Any) -> Any:
 
 
 def _message(text: str) -> str:
-    return text.replace("Input should be", "expected").replace("a valid integer", "an integer").replace("a valid ", "a ")
+    text = text.replace("Input should be", "expected").replace("a valid tuple", "a list")
+    return text.replace("a valid integer", "an integer").replace("a valid ", "a ")
 
 
 def _name(kind: type) -> str:
@@ -264,7 +274,8 @@ def _name(kind: type) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
+    value = list(value) if isinstance(value, tuple) else value
+    text = repr(value)
     return (text if len(text) <= 60 else text[:57] + "...") + f" ({type(value).__name__})"
 
 
@@ -273,7 +284,7 @@ def _shown(value: Any) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a pipeline file: what an editor needs to complete and check one."""
-    stages = {name: lookup(name) for name in sorted(table()) if name != "pipeline"}
+    stages = {name: lookup(name) for name in sorted(table())}
     one_of: list[dict[str, Any]] = []
     definitions: dict[str, Any] = {}
     for name, kind in stages.items():
@@ -353,7 +364,7 @@ def _field_docs(kind: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     docs: dict[str, str] = {}
     statements = body.body if isinstance(body, ast.ClassDef) else []
-    for before, after in zip(statements, statements[1:], strict=False):
+    for before, after in itertools.pairwise(statements):
         if (
             isinstance(before, ast.AnnAssign)
             and isinstance(before.target, ast.Name)
@@ -361,5 +372,5 @@ def _field_docs(kind: type) -> dict[str, str]:
             and isinstance(after.value, ast.Constant)
             and isinstance(after.value.value, str)
         ):
-            docs[before.target.id] = inspect.cleandoc(after.value.value).replace("\n", " ")
+            docs[before.target.id] = " ".join(after.value.value.split())
     return docs

@@ -54,6 +54,10 @@ class MemoryIds:
     """
 
     def __init__(self, ids: Sequence[str]) -> None:
+        for docno in ids:
+            if type(docno) is not str or not docno:
+                message = f"id {docno!r} is not a non-empty string; convert ids to strings first"
+                raise DataError(message)
         self._ids = np.empty(len(ids), dtype=object)
         self._ids[:] = ids
         self._codes = {docno: code for code, docno in enumerate(ids)}
@@ -62,10 +66,6 @@ class MemoryIds:
             twice = next(docno for docno in ids if docno in seen or seen.add(docno))  # type: ignore[func-returns-value]
             message = f"id {twice!r} occurs more than once; ids must be distinct"
             raise DataError(message)
-        for docno in ids:
-            if type(docno) is not str or not docno:
-                message = f"id {docno!r} is not a non-empty string; convert ids to strings first"
-                raise DataError(message)
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rerank.config import load_pipeline
 from rerank.errors import ConfigError, UnknownNameError, nearest
 from rerank.resources import shipped
+from rerank.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from rerank.stage import Pipeline
@@ -39,9 +40,22 @@ def pipeline_path(name: str) -> Path:
             raise ConfigError(f"{name}: no such file; the ready pipelines are {', '.join(ready_names())}")
         return path
     if name not in ready_names():
-        known = f"; the ready ones are {', '.join(ready_names())}"
-        raise UnknownNameError(f"no pipeline is called {name!r}{nearest(name, ready_names()) or known} (or a YAML file)")
+        hint = nearest(name, ready_names()) or f"; the ready ones are {', '.join(ready_names())}"
+        raise UnknownNameError(f"no ready pipeline and no file is called {name!r}{hint}")
     return shipped("pipelines") / f"{name}.yaml"
+
+
+def is_experiment(path: Path) -> bool:
+    """Whether a YAML file says an experiment and not a pipeline: it has the key `pipelines`.
+
+    >>> is_experiment(pipeline_path("bm25"))
+    False
+
+    Raises:
+        ConfigError: it cannot be read as YAML.
+    """
+    value = read_yaml(path).value
+    return isinstance(value, dict) and "pipelines" in value
 
 
 def find_pipeline(name: str) -> Pipeline:

@@ -18,7 +18,7 @@ class StageStats:
     stage: str
     """The stage as one would write it; those inside another stage carry its name before theirs."""
     seconds: float
-    """Wall-clock time, loading of models and indexes included."""
+    """Wall-clock time, loading of models and indexes included; shared work inside counts as what it took at first."""
     queries: int
     documents: int
     """Rows that it gave."""
@@ -46,7 +46,11 @@ class Run:
     @property
     def seconds(self) -> float:
         """Wall-clock seconds of the outermost stages."""
-        return sum(stat.seconds for stat in self.stats if "/" not in stat.stage)
+        total, outer = 0.0, None
+        for stat in self.stats:
+            if outer is None or not stat.stage.startswith(f"{outer}/"):
+                total, outer = total + stat.seconds, stat.stage
+        return total
 
     def tied_rows(self) -> int:
         """How many rows share their stored score with a neighbour of the same query."""

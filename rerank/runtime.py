@@ -17,9 +17,10 @@ from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from rerank.artifact import cache_home
+from rerank.extras import need
 from rerank.ranking import Ranking
 from rerank.run import Run, StageStats
 
@@ -61,13 +62,22 @@ class Topics(Protocol):
 
 def cpu_budget() -> int:
     """How many processors this process may use: its affinity and its control group's quota, whichever is less."""
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.is_file():
         limit, _, period = quota.read_text(encoding="ascii").partition(" ")
         if limit != "max":
             cores = min(cores, max(1, int(int(limit) / int(period))))
     return max(1, cores)
+
+
+class _Remembered(NamedTuple):
+    """What a shared stage gave, with its input, whose identity must last as long as the memory of it."""
+
+    given: Ranking
+    result: Ranking
+    stats: list[StageStats]
+    facts: dict[str, Any]
 
 
 class Runtime:
@@ -104,9 +114,10 @@ class Runtime:
         self._bars: Progress | None = None
         self._path: list[str] = []
         self._counts: list[dict[str, int]] = []
+        self._borrowed: list[float] = []
         self._facts: dict[str, Any] = {}
         self._shared: frozenset[Transform] = frozenset()
-        self._memory: dict[tuple[Transform, int], tuple[Ranking, Ranking, list[StageStats]]] = {}
+        self._memory: dict[tuple[Transform, int], _Remembered] = {}
         self._tokens: list[contextvars.Token[Runtime | None]] = []
 
     # -- life ------------------------------------------------------------
@@ -152,8 +163,7 @@ class Runtime:
     def device(self) -> str:
         """The torch device that engines use, `auto` resolved."""
         if self._device == "auto":
-            import torch
-
+            torch = need("torch", "dense", "choosing a device")
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         return self._device
 
@@ -183,12 +193,17 @@ class Runtime:
         """What `stage` makes of `ranking`; its time and counts go into `stats`."""
         key = (stage, id(ranking))
         if key in self._memory:
-            _, result, stats = self._memory[key]
+            done = self._memory[key]
             prefix = "/".join(self._path)
-            self.stats.extend(replace(s, stage=f"{prefix}/{s.stage}" if prefix else s.stage) for s in stats)
-            return result
+            self.stats.extend(replace(s, stage=f"{prefix}/{s.stage}" if prefix else s.stage) for s in done.stats)
+            self._facts.update(done.facts)
+            if self._borrowed:
+                self._borrowed[-1] += done.stats[0].seconds
+            return done.result
         self._path.append(stage.label)
         self._counts.append({})
+        self._borrowed.append(0.0)
+        outer, self._facts = self._facts, {}
         first, started = len(self.stats), time.perf_counter()
         try:
             result = stage.transform(ranking, self)
@@ -196,12 +211,16 @@ class Runtime:
             name = "/".join(self._path)
             self._path.pop()
             counts = self._counts.pop()
-        seconds = time.perf_counter() - started
+            borrowed = self._borrowed.pop()
+            facts, self._facts = self._facts, {**outer, **self._facts}
+        if self._borrowed:
+            self._borrowed[-1] += borrowed
+        seconds = time.perf_counter() - started + borrowed
         self.stats.insert(first, StageStats(name, seconds, len(result), len(result.docs), counts))
         if stage in self._shared:
             cut = len("/".join(self._path)) + 1 if self._path else 0
-            done = [replace(s, stage=s.stage[cut:], shared=True) for s in self.stats[first:]]
-            self._memory[key] = (ranking, result, done)
+            stats = [replace(s, stage=s.stage[cut:], shared=True) for s in self.stats[first:]]
+            self._memory[key] = _Remembered(ranking, result, stats, facts)
         return result
 
     def count(self, what: str, number: int) -> None:

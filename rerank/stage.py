@@ -139,7 +139,7 @@ class Stage(ABC):
 
 
 def _chain(stage: Stage) -> tuple[Stage, ...]:
-    return stage.stages if isinstance(stage, Pipeline) and not stage.name else (stage,)
+    return stage.stages if isinstance(stage, Pipeline) and not stage.name and not stage.description else (stage,)
 
 
 def _operands(stage: Stage, of: type[SetOperator]) -> tuple[Stage, ...]:
@@ -205,7 +205,7 @@ class Pipeline(Stage):
         return self.name or " >> ".join(stage.label for stage in self.stages)
 
     def __repr__(self) -> str:
-        if self.name or self.description or len(self.stages) == 1:
+        if self.name or self.description or len(self.stages) == 1 or any(_chain(s) != (s,) for s in self.stages):
             return super().__repr__()
         return " >> ".join(f"({s!r})" if isinstance(s, Pipeline | WeightedSum) else repr(s) for s in self.stages)
 
@@ -243,6 +243,10 @@ class Normalise(Stage):
 
     method: Literal["minmax", "zscore"] = "minmax"
 
+    def __post_init__(self) -> None:
+        if self.method not in ("minmax", "zscore"):
+            raise PipelineError(f"normalise: method is {self.method!r}, 'minmax' or 'zscore' is needed")
+
     def flow(self, before: Flow) -> Flow:
         """The same documents with scores of the method's kind."""
         return Flow(super().flow(before).has, ScoreKind(self.method))
@@ -279,17 +283,24 @@ class Branches(Stage):
     needs: ClassVar[frozenset[str]] = frozenset()
     gives: ClassVar[frozenset[str]] = frozenset({DOCUMENTS})
 
+    def __post_init__(self) -> None:
+        if not self.of:
+            raise PipelineError(f"{self.label}: needs at least one stage to combine")
+        self.flow(FROM_ANYTHING)
+
     def parts(self) -> tuple[Stage, ...]:
         """The branches."""
         return self.of
 
     def flow(self, before: Flow) -> Flow:
-        """What every branch leaves, under this stage's kind of scores."""
-        after = [self._branch_flow(i, branch, before) for i, branch in enumerate(self.of, 1)]
-        has = frozenset.intersection(*(flow.has for flow in after)) if after else before.has
-        return Flow(has | self.gives, self.kind)
+        """The input's queries, as they came in, with documents under this stage's kind of scores."""
+        for position, branch in enumerate(self.of, 1):
+            self._branch_flow(position, branch, before)
+        return Flow(before.has | self.gives, self.kind)
 
     def _branch_flow(self, position: int, branch: Stage, before: Flow) -> Flow:
+        if not isinstance(branch, Stage):
+            raise PipelineError(f"{self.label}, branch {position} is {branch!r}, not a stage; wrap it in apply()")
         try:
             flow = branch.flow(before)
         except PipelineError as error:
@@ -299,8 +310,18 @@ class Branches(Stage):
         return flow
 
     def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
-        """The branches' lists, combined."""
+        """The branches' lists, combined; queries and their columns stay as they came in.
+
+        Raises:
+            PipelineError: a branch changed which queries there are.
+        """
         outputs = merge_tables([runtime.rank(branch, ranking) for branch in self.of])
+        for branch, output in zip(self.of, outputs, strict=True):
+            if output.qids != ranking.qids:
+                raise PipelineError(
+                    f"{self.label}: the branch {branch.label} gave {len(output):,} queries for {len(ranking):,}, or in "
+                    "another order; a branch keeps every query, if need be with an empty list"
+                )
         pool = Pool(outputs)
         scores, columns = self.combine(pool)
         first = outputs[0]
@@ -374,14 +395,16 @@ class Pool:
 
 
 class SetOperator(Branches):
-    """Set operators give rank scores; the first list's own scores stay in the column `score`."""
+    """Set operators give rank scores; each list's own scores stay in a column, such as `score:bm25`."""
 
     kind: ClassVar[ScoreKind | None] = ScoreKind.RANK
 
     def combine(self, pool: Pool) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
         """Rank scores in the operator's order, and each list's raw scores (NaN where it lacks the document)."""
         raw = np.where(np.isfinite(pool.ranks()), pool.scores(), np.nan)
-        columns = {f"score:{branch.label}": raw[i] for i, branch in enumerate(self.of)}
+        labels = [branch.label for branch in self.of]
+        names = [a if labels.count(a) == 1 else f"{a}:{i}" for i, a in enumerate(labels, 1)]
+        columns = {f"score:{name}": column for name, column in zip(names, raw, strict=True)}
         return pool.order_scores(self.key(pool.ranks())), columns
 
     @abstractmethod
@@ -391,7 +414,8 @@ class SetOperator(Branches):
 
 def _best_rank(ranks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """The best rank in any list, and among equals the earlier list first."""
-    return ranks.min(axis=0) + ranks.argmin(axis=0) / len(ranks)
+    best: npt.NDArray[np.float64] = ranks.min(axis=0) + ranks.argmin(axis=0) / len(ranks)
+    return best
 
 
 @dataclass(frozen=True, repr=False)
@@ -420,7 +444,8 @@ class Concatenation(SetOperator):
         """The first list that has the document, then the rank in it."""
         first = np.isfinite(ranks).argmax(axis=0)
         longest = np.max(ranks, where=np.isfinite(ranks), initial=0.0) + 1
-        return first * longest + ranks[first, np.arange(ranks.shape[1])]
+        key: npt.NDArray[np.float64] = first * longest + ranks[first, np.arange(ranks.shape[1])]
+        return key
 
 
 _ADDABLE = frozenset({ScoreKind.MINMAX, ScoreKind.ZSCORE, ScoreKind.PROBABILITY})
@@ -444,8 +469,10 @@ class WeightedSum(Branches):
     def __post_init__(self) -> None:
         if len(self.of) != len(self.weights):
             raise PipelineError(f"sum: {len(self.weights)} weights for {len(self.of)} stages")
-        if len(self.of) > 1:
-            self.flow(FROM_ANYTHING)
+        if not np.isfinite(self.weights).all():
+            raise PipelineError(f"sum: the weights are {self.weights}; finite numbers are needed")
+        if len(self.of) != 1:  # one weighted stage is half of an expression, and may be of any kind
+            super().__post_init__()
 
     def flow(self, before: Flow) -> Flow:
         """A sum's flow, once every branch was found to give scores of one normalised kind."""
@@ -463,7 +490,8 @@ class WeightedSum(Branches):
 
     def combine(self, pool: Pool) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
         """The sums."""
-        return np.array(self.weights) @ pool.scores(), {}
+        # Not a matrix product: equal terms must give equal sums wherever they stand in the batch.
+        return np.add.reduce(np.array(self.weights)[:, None] * pool.scores(), axis=0), {}
 
     def __rmul__(self, weight: float) -> WeightedSum:
         return WeightedSum(self.of, tuple(float(weight) * w for w in self.weights))
@@ -471,6 +499,8 @@ class WeightedSum(Branches):
     __mul__ = __rmul__
 
     def __repr__(self) -> str:
+        if any(isinstance(stage, WeightedSum) for stage in self.of):
+            return super().__repr__()
         return " + ".join(
             f"{w!r} * ({s!r})" if isinstance(s, Pipeline | WeightedSum) else f"{w!r} * {s!r}"
             for w, s in zip(self.weights, self.of, strict=True)

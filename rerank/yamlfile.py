@@ -22,15 +22,7 @@ _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
 _NULL = re.compile(r"~|null|Null|NULL|")
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_PLAIN_TAGS = {
-    "tag:yaml.org,2002:str",
-    "tag:yaml.org,2002:map",
-    "tag:yaml.org,2002:seq",
-    "tag:yaml.org,2002:null",
-    "tag:yaml.org,2002:bool",
-    "tag:yaml.org,2002:int",
-    "tag:yaml.org,2002:float",
-}
+_BREAK = re.compile("[\r\x85\u2028\u2029]")
 
 
 @dataclass(frozen=True)
@@ -92,8 +84,14 @@ def parse_yaml(text: str, origin: str = "<text>", folder: Path | None = None) ->
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Leaves a value untagged where the text gives no tag; YAML 1.1 would give it one."""
+
+        def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
+            return None
+
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -125,11 +123,11 @@ class _Walker:
             raise ConfigError(f"{self.origin}:{line}: an alias contains itself")
         if len(above) > 100:
             raise ConfigError(f"{self.origin}:{line}: nested more than 100 levels deep")
+        if node.tag is not None:
+            raise ConfigError(f"{self.origin}:{line}: the tag {node.tag!r} is not allowed; write plain values only")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node, line)
         inside = (*above, id(node))
-        if node.tag not in _PLAIN_TAGS:
-            raise ConfigError(f"{self.origin}:{line}: the tag {node.tag!r} is not allowed; write plain values only")
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*key, i), inside) for i, item in enumerate(node.value)]
         result: dict[str, Any] = {}
@@ -148,8 +146,6 @@ class _Walker:
         text: str = node.value
         if node.style is not None:
             return text
-        if node.tag not in _PLAIN_TAGS and not node.tag.startswith(("tag:yaml.org,2002:timestamp",)):
-            raise ConfigError(f"{self.origin}:{line}: the tag {node.tag!r} is not allowed; write plain values only")
         if _NULL.fullmatch(text):
             return None
         if _BOOL.fullmatch(text):
@@ -159,11 +155,7 @@ class _Walker:
                 raise ConfigError(f"{self.origin}:{line}: a number of {len(text)} digits; quote it if it is text")
             return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
         if _FLOAT.fullmatch(text):
-            return float(
-                text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").lstrip("+")
-                if "n" not in text.lower().replace("inf", "")
-                else "nan"
-            )
+            return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
         return text
 
 
@@ -183,11 +175,15 @@ def dump_yaml(value: Any) -> str:
 
     def text(dumper: yaml.SafeDumper, data: str) -> yaml.ScalarNode:
         ambiguous = any(p.fullmatch(data) for p in (_NULL, _BOOL, _INT, _FLOAT))
-        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style="'" if ambiguous else None)
+        # Single quotes would turn these line breaks into blanks; double ones write them as escapes.
+        style = '"' if _BREAK.search(data) else "'" if ambiguous else None
+        return dumper.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
     def number(dumper: yaml.SafeDumper, data: float) -> yaml.ScalarNode:
-        shown = repr(data)
-        return dumper.represent_scalar("tag:yaml.org,2002:float", f".{shown}" if shown in ("inf", "nan") else shown)
+        shown = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(data), repr(data))
+        if "." not in shown:
+            shown = shown.replace("e", ".0e")  # YAML 1.1 would want a tag before 1e-05
+        return dumper.represent_scalar("tag:yaml.org,2002:float", shown)
 
     Dumper.add_representer(str, text)
     Dumper.add_representer(float, number)

@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A slow or busy machine is no failure.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +36,23 @@ def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RERANK_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return home
+
+
+# -- encoders with random weights, for tests of neural stages --------------------
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder: two layers, 32 dimensions, 24 tokens, prompts for queries and documents."""
+    from tiny_models import write_model
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-encoder"
+    return write_model(folder, prompts={"query": "query: ", "document": "passage: "})
+
+
+@pytest.fixture(scope="session")
+def tiny_splade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sparse encoder's folder: two layers, a vocabulary of letters and a few words."""
+    from tiny_models import write_model
+
+    return write_model(tmp_path_factory.mktemp("models") / "tiny-splade", "sparse")

@@ -93,6 +93,6 @@ def agreement(first: Judged, second: Judged) -> Agreement:
     )
 
 
-def _beyond_chance(share: np.ndarray, expected: np.ndarray, cost: np.ndarray) -> float:  # type: ignore[type-arg]
+def _beyond_chance(share: np.ndarray, expected: np.ndarray, cost: np.ndarray) -> float:
     chance = float((expected * cost).sum())
     return 1.0 - float((share * cost).sum()) / chance if chance else 1.0

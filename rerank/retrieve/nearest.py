@@ -51,6 +51,8 @@ def nearest(
         excluded: per query, rows that must not be given.
         longest: no row of `matrix` is longer.
     """
+    if not len(queries):
+        return Found(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
     parts = [
         _nearest(
             queries[start : start + BATCH], search, matrix, k, excluded and excluded[start : start + BATCH], longest

@@ -1,0 +1,82 @@
+# Sourced by scripts/demo and scripts/test: the clone's own virtual environment .venv, made when it is not there and
+# filled again when what it is made from has changed.
+#
+# Packages come from wherever your pip settings say (index, proxy, certificates), at the versions in constraints.txt.
+# PYTHON names the interpreter; by default it is the first of python3, python, python3.14 ... python3.11 that is 3.11 or
+# later.
+
+venv=$root/.venv
+
+say() { printf '%s\n' "$*" >&2; }
+
+is_usable() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+# The interpreter to make the environment with; one that is named but does not do is an error, not a reason to guess.
+find_python() {
+  local name
+  for name in ${PYTHON:-python3 python python3.14 python3.13 python3.12 python3.11}; do
+    if is_usable "$name"; then
+      printf '%s\n' "$name"
+      return
+    fi
+  done
+  if [ -n "${PYTHON:-}" ]; then
+    say "error: PYTHON is '$PYTHON', which is not a Python of version 3.11 or later; name one that is"
+  else
+    say "error: no Python 3.11 or later on PATH; install one, or name it: PYTHON=/path/to/python3.12 $0"
+  fi
+  return 2
+}
+
+pip_install() {
+  # Bytecode is written at a module's first import: compiling all of torch beforehand takes longer than installing it.
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+    --constraint "$root/scripts/constraints.txt" "$@"
+}
+
+# Says so before gigabytes come: on Linux the torch of the default package index is a CUDA build.
+warn_of_cuda() {
+  local report
+  report=$(pip_install --dry-run --no-deps --report - torch) || return 0
+  case $report in
+    *'"nvidia-'* | *'"cuda-'*)
+      say "  Your pip settings give torch's CUDA build, which brings about 3 GB more. For its CPU build name a package"
+      say "  index that has it (PIP_INDEX_URL or PIP_EXTRA_INDEX_URL), and start again."
+      ;;
+  esac
+}
+
+# need_environment EXTRA DOWNLOAD: the project with that extra; `all` brings the development tools too.
+# DOWNLOAD says what that fetches.
+need_environment() {
+  local extra=$1 download=$2 python=$venv/bin/python stamp=$venv/made-for-$1 wanted
+  if ! is_usable "$python"; then
+    python=$(find_python)
+    say "Making the environment .venv with $("$python" --version)."
+    if ! "$python" -m venv --clear "$venv"; then
+      say "error: $python makes no virtual environments; install its venv module (Debian and Ubuntu: python3-venv)"
+      return 2
+    fi
+    python=$venv/bin/python
+  fi
+  wanted=$("$python" - "$root"/pyproject.toml "$root"/scripts/constraints.txt "$root"/scripts/environment.sh <<'PYTHON'
+import hashlib, pathlib, sys
+print(sys.version.split()[0], *(hashlib.sha256(pathlib.Path(name).read_bytes()).hexdigest() for name in sys.argv[1:]))
+PYTHON
+  )
+  if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
+    return
+  fi
+  say "Installing into .venv (once): $download."
+  warn_of_cuda
+  rm -f "$stamp"
+  pip_install hatchling editables
+  if [ "$extra" = all ]; then
+    "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
+      > "$venv/dev-requirements.txt"
+    pip_install --no-build-isolation --editable ".[$extra]" --requirement "$venv/dev-requirements.txt"
+  else
+    pip_install --no-build-isolation --editable ".[$extra]"
+  fi
+  printf '%s\n' "$wanted" > "$stamp"
+}
