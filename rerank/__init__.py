@@ -1,5 +1,101 @@
-"""Composable retrieval and reranking pipelines: declare, run, evaluate, compare."""
+"""Composable retrieval and reranking pipelines: declare, run, evaluate, compare.
+
+Names are imported when they are first used, so `import rerank` costs next to nothing.
+"""
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from rerank.config import load_pipeline, parse_pipeline, to_yaml
+    from rerank.data.corpus import MemoryCorpus
+    from rerank.data.dataset import Dataset
+    from rerank.data.load import load
+    from rerank.data.trec import read_run, write_run
+    from rerank.evaluation.compare import compare_runs
+    from rerank.evaluation.evaluation import evaluate_run
+    from rerank.evaluation.experiment import evaluate, load_experiment
+    from rerank.evaluation.report import write_report
+    from rerank.ranking import Hit, Ranking, ScoreKind
+    from rerank.retrieve.analysis import Analyser
+    from rerank.retrieve.bm25 import BM25
+    from rerank.retrieve.candidates import Candidates
+    from rerank.retrieve.dense import HNSW, IVF, Dense
+    from rerank.retrieve.fusion import RRF, rrf
+    from rerank.retrieve.rank_bm25 import RankBM25
+    from rerank.retrieve.rescore import Rescore
+    from rerank.retrieve.rewrite import OriginalQuery, Rewrite
+    from rerank.retrieve.rm3 import RM3
+    from rerank.retrieve.select import Exclude, Filter
+    from rerank.retrieve.splade import Splade
+    from rerank.run import Run
+    from rerank.runtime import Runtime
+    from rerank.stage import (
+        Concatenation,
+        Cut,
+        Intersection,
+        Normalise,
+        Pipeline,
+        Stage,
+        Union,
+        WeightedSum,
+        apply,
+    )
+
+_NAMES = {
+    "rerank.config": ("load_pipeline", "parse_pipeline", "to_yaml"),
+    "rerank.data.corpus": ("MemoryCorpus",),
+    "rerank.data.dataset": ("Dataset",),
+    "rerank.data.load": ("load",),
+    "rerank.data.trec": ("read_run", "write_run"),
+    "rerank.evaluation.compare": ("compare_runs",),
+    "rerank.evaluation.evaluation": ("evaluate_run",),
+    "rerank.evaluation.experiment": ("evaluate", "load_experiment"),
+    "rerank.evaluation.report": ("write_report",),
+    "rerank.ranking": ("Hit", "Ranking", "ScoreKind"),
+    "rerank.retrieve.analysis": ("Analyser",),
+    "rerank.retrieve.bm25": ("BM25",),
+    "rerank.retrieve.candidates": ("Candidates",),
+    "rerank.retrieve.dense": ("Dense", "HNSW", "IVF"),
+    "rerank.retrieve.fusion": ("RRF", "rrf"),
+    "rerank.retrieve.rank_bm25": ("RankBM25",),
+    "rerank.retrieve.rescore": ("Rescore",),
+    "rerank.retrieve.rewrite": ("OriginalQuery", "Rewrite"),
+    "rerank.retrieve.rm3": ("RM3",),
+    "rerank.retrieve.select": ("Exclude", "Filter"),
+    "rerank.retrieve.splade": ("Splade",),
+    "rerank.run": ("Run",),
+    "rerank.runtime": ("Runtime",),
+    "rerank.stage": (
+        "Concatenation",
+        "Cut",
+        "Intersection",
+        "Normalise",
+        "Pipeline",
+        "Stage",
+        "Union",
+        "WeightedSum",
+        "apply",
+    ),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604 - the table above is the list
+    *sorted(_HOMES)
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rerank' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -41,6 +41,10 @@ class Transform(Protocol):
         """The short name that statistics and progress bars show."""
         ...
 
+    def fits(self, ranking: Ranking) -> None:
+        """Raises a `PipelineError` when the stage cannot start from `ranking`."""
+        ...
+
     def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
         """The ranking that the stage makes of `ranking`."""
         ...
@@ -182,10 +186,16 @@ class Runtime:
     # -- running ------------------------------------------------------------
 
     def run(self, pipeline: Transform, data: Topics, name: str | None = None) -> Run:
-        """The run of `pipeline` over the queries of `data`."""
+        """The run of `pipeline` over the queries of `data`.
+
+        Raises:
+            PipelineError: the pipeline starts from lists, and the data set has no candidates.
+        """
         self.stats.clear()
         self._facts.clear()
-        ranking = self.rank(pipeline, data.topics())
+        topics = data.topics()
+        pipeline.fits(topics)
+        ranking = self.rank(pipeline, topics)
         provenance = {"data": data.provenance(), "pipeline": repr(pipeline), **self._facts}
         return Run(name or pipeline.label, ranking, provenance, tuple(self.stats))
 

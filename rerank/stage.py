@@ -74,6 +74,15 @@ class Stage(ABC):
             raise PipelineError(f"{self.label} needs {' and '.join(missing)}, which nothing before it gives")
         return Flow(before.has | self.gives, before.kind if self.kind is None else self.kind)
 
+    def fits(self, ranking: Ranking) -> None:
+        """Returns when the stage, and all after it in a pipeline, can start from `ranking`.
+
+        Raises:
+            PipelineError: as `flow` raises it.
+        """
+        documents = {DOCUMENTS} if len(ranking.docs) else set()
+        self.flow(Flow(frozenset({*documents, *ranking.query_columns}), ranking.kind))
+
     def parts(self) -> tuple[Stage, ...]:
         """The stages inside this one."""
         return ()
@@ -513,10 +522,16 @@ class Function(Stage):
 
     function: Callable[[Ranking], Ranking]
 
+    needs: ClassVar[frozenset[str]] = frozenset()
+
     @property
     def label(self) -> str:
         """The function's name."""
         return getattr(self.function, "__name__", "function")
+
+    def flow(self, before: Flow) -> Flow:
+        """Documents with scores of any kind: only running the function tells."""
+        return Flow(before.has | {DOCUMENTS}, None)
 
     def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
         """What the function returns.

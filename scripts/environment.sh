@@ -30,20 +30,8 @@ find_python() {
 
 pip_install() {
   # Bytecode is written at a module's first import: compiling all of torch beforehand takes longer than installing it.
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile \
+  "$venv/bin/python" -m pip install --quiet --quiet --disable-pip-version-check --no-compile \
     --constraint "$root/scripts/constraints.txt" "$@"
-}
-
-# Says so before gigabytes come: on Linux the torch of the default package index is a CUDA build.
-warn_of_cuda() {
-  local report
-  report=$(pip_install --dry-run --no-deps --report - torch) || return 0
-  case $report in
-    *'"nvidia-'* | *'"cuda-'*)
-      say "  Your pip settings give torch's CUDA build, which brings about 3 GB more. For its CPU build name a package"
-      say "  index that has it (PIP_INDEX_URL or PIP_EXTRA_INDEX_URL), and start again."
-      ;;
-  esac
 }
 
 # need_environment EXTRA DOWNLOAD: the project with that extra; `all` brings the development tools too.
@@ -67,8 +55,11 @@ PYTHON
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
     return
   fi
-  say "Installing into .venv (once): $download."
-  warn_of_cuda
+  say "Installing into .venv, once: $download."
+  if [ "$(uname)" = Linux ]; then
+    say "That is with a CPU build of torch. The default package index has its CUDA build, about 3 GB more: to go without,"
+    say "name an index of CPU builds in your pip settings first (PIP_EXTRA_INDEX_URL, or PIP_FIND_LINKS)."
+  fi
   rm -f "$stamp"
   pip_install hatchling editables
   if [ "$extra" = all ]; then

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rerank.data.dataset import Dataset
-from rerank.errors import MissingExtraError
+from rerank.errors import MissingExtraError, PipelineError
 from rerank.ranking import Ranking, ScoreKind
 from rerank.run import Run, StageStats
 from rerank.runtime import Runtime, cpu_budget
@@ -192,6 +192,11 @@ def test_a_run_carries_ranking_provenance_and_statistics(runtime: Runtime) -> No
     assert run.provenance["pipeline"] == "Counted(name='x') >> Cut(k=1)"
     assert [stat.stage for stat in run.stats] == ["x >> cut", "x >> cut/x", "x >> cut/cut"]
     assert run.seconds == run.stats[0].seconds
+
+
+def test_a_pipeline_that_starts_from_lists_is_refused_where_there_are_none(runtime: Runtime) -> None:
+    with pytest.raises(PipelineError, match=r"stage 1 \(first\): cut needs documents, which nothing before it gives"):
+        runtime.run(Cut(1) >> Cut(1), Dataset("toy", {"q1": "one"}))
 
 
 def test_a_second_run_starts_with_no_statistics_or_facts_of_the_first(runtime: Runtime) -> None:

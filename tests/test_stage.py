@@ -332,6 +332,14 @@ def test_what_needs_documents_does_not_fit_first_where_only_queries_come() -> No
     assert pipeline.flow(FROM_ANYTHING) == Flow(frozenset({DOCUMENTS}), ScoreKind.MINMAX)
 
 
+def test_what_a_function_gives_only_running_it_tells() -> None:
+    first = apply(lambda ranking: Ranking.of({qid: {"d": 1.0} for qid in ranking.qids}))
+    assert (first >> Cut(5)).flow(FROM_QUERIES) == Flow(frozenset({DOCUMENTS}), None)
+    assert docnos(run(first >> Cut(5))) == {"q1": ["d"], "q2": ["d"]}
+    with pytest.raises(PipelineError, match=r"its unknown scores have no common scale"):
+        0.5 * (given_lists({}) >> first) + 0.5 * given_lists({})
+
+
 def test_a_branch_without_documents_is_named() -> None:
     @dataclass(frozen=True)
     class Nothing(Stage):

@@ -7,10 +7,13 @@ import string
 from pathlib import Path
 from typing import Literal
 
-WORDS = (
-    "the of and to in is a for wing lift drag flow shock wave heat boundary layer pressure theory query passage "
-    "star dwarf black hole light mass earth moon sun ##ing ##ed ##s"
-).split()
+# fmt: off
+WORDS = [
+    "the", "of", "and", "to", "in", "is", "a", "for", "wing", "lift", "drag", "flow", "shock", "wave", "heat",
+    "boundary", "layer", "pressure", "theory", "query", "passage", "star", "dwarf", "black", "hole", "light", "mass",
+    "earth", "moon", "sun", "##ing", "##ed", "##s",
+]
+# fmt: on
 
 
 def write_tokenizer(folder: Path) -> int:

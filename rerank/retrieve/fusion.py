@@ -26,14 +26,14 @@ class RRF(Branches):
     kind: ClassVar[ScoreKind | None] = ScoreKind.RRF
 
     def __post_init__(self) -> None:
-        if not self.of:
-            raise ConfigError("rrf: needs at least one stage in 'of'")
+        super().__post_init__()
         if self.k < 0:
             raise ConfigError(f"rrf: k is {self.k}, 0 or more is needed")
 
     def combine(self, pool: Pool) -> tuple[npt.NDArray[np.float64], dict[str, npt.NDArray[np.float64]]]:
         """The sums of reciprocal ranks."""
-        return (1.0 / (self.k + pool.ranks())).sum(axis=0), {}
+        # Added in rising order: the same ranks tie whichever list gave which.
+        return np.sort(1.0 / (self.k + pool.ranks()), axis=0).sum(axis=0), {}
 
 
 def rrf(*stages: Stage, k: int = 60) -> RRF:

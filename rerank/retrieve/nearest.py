@@ -7,6 +7,7 @@ so equal texts tie exactly, ties go by document id, and the size of a batch chan
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,10 @@ BATCH = 512
 """Queries searched at a time."""
 NOISE = 2e-6
 """Scores nearer than this, for vectors of length 1, may have changed places by rounding (float32, d up to 4,096)."""
+SPARE = 16
+"""Searched beyond k, so that a query whose k-th score has near neighbours need not be searched a second time."""
 _MOST_CELLS = 1 << 24
+_ROWS = 4096
 
 
 class Search(Protocol):
@@ -72,11 +76,9 @@ def _nearest(
 ) -> Found:
     n_rows = len(matrix)
     noise = NOISE * longest * np.linalg.norm(queries, axis=1)
-    # Few distinct depths, so that queries are searched together: exclusions count as 16, 32, 64, ...
-    spare = np.zeros(len(queries), dtype=np.int64)
-    if excluded:
-        spare[:] = [1 << max(4, len(codes).bit_length()) if len(codes) else 0 for codes in excluded]
-    depths = np.minimum(k + 1 + spare, n_rows)
+    # Few distinct depths, so that queries are searched together: exclusions count as 0, 16, 32, 64, ...
+    more = [1 << max(4, len(codes).bit_length()) if len(codes) else 0 for codes in excluded or ()]
+    depths = np.minimum(k + SPARE + np.array(more or [0] * len(queries), dtype=np.int64), n_rows)
     pending = np.arange(len(queries))
     found: list[tuple[Int64, Int64, FloatMatrix]] = []
     while len(pending):
@@ -97,7 +99,7 @@ def _nearest(
                 values[tied] = exact_scores(queries, matrix, some[at[tied]], docs[tied])
                 found.append((some[at], docs, values))
                 open_ones.append(some[~cut.settled])
-        pending = np.concatenate(open_ones)
+        pending = np.sort(np.concatenate(open_ones))
         depths[pending] = np.minimum(n_rows, depths[pending] * 2)
     query, docs, scores = (np.concatenate(column) for column in zip(*found, strict=True))
     offsets = np.zeros(len(queries) + 1, dtype=np.int64)
@@ -147,11 +149,12 @@ def _cut(
     return _Cut(scores, rows, inside, inside & ~(gap & before), settled)
 
 
-def exact_scores(queries: FloatMatrix, matrix: FloatMatrix, at: Int64, rows: Int64, step: int = 8192) -> FloatMatrix:
-    """float32 [n]: the dot products of `queries[at]` and `matrix[rows]`, each summed by itself in float64."""
+def exact_scores(queries: FloatMatrix, matrix: FloatMatrix, at: Int64, rows: Int64) -> FloatMatrix:
+    """float32 [n]: the dot products of `queries[at]` and `matrix[rows]`, summed in float64; `at` must rise."""
     scores = np.empty(len(at), dtype=np.float32)
-    for start in range(0, len(at), step):
-        some = slice(start, start + step)
-        left, right = queries[at[some]].astype(np.float64), matrix[rows[some]].astype(np.float64)
-        scores[some] = np.einsum("nd,nd->n", left, right)
+    bounds = np.searchsorted(at, np.arange(len(queries) + 1)).tolist()
+    for query, (start, stop) in enumerate(itertools.pairwise(bounds)):
+        for first in range(start, stop, _ROWS):
+            some = slice(first, min(first + _ROWS, stop))
+            scores[some] = matrix[rows[some]].astype(np.float64) @ queries[query].astype(np.float64)
     return scores

@@ -12,6 +12,7 @@ from rerank.errors import ConfigError, DataError
 from rerank.ranking import Ranking, ScoreKind, TextSource, order_rows
 from rerank.retrieve.nearest import Int64, exact_scores
 from rerank.retrieve.select import without_excluded
+from rerank.retrieve.shards import first_of, text_hashes
 from rerank.retrieve.vectors import encoder_for, has_vectors, vectors_of
 from rerank.runtime import Runtime
 from rerank.stage import Flow, Stage
@@ -83,11 +84,14 @@ def _vectors(codes: Int64, source: TextSource, encoder: Encoder, runtime: Runtim
     if has_vectors(runtime.home, encoder.identity("document"), source):
         runtime.count("reused vectors", len(codes))
         return vectors_of(source, encoder, runtime).matrix, codes
+    # Equal texts get one vector, so that they tie whatever batch they come in.
+    first = first_of(text_hashes(source, codes))
+    distinct, rows = np.unique(first, return_inverse=True)
     parts = [np.empty((0, encoder.dimension), dtype=np.float32)]
-    with runtime.progress("encoding", len(codes), "documents") as advance:
-        for start in range(0, len(codes), _BATCH):
-            texts = source.texts(codes[start : start + _BATCH])
+    with runtime.progress("encoding", len(distinct), "documents") as advance:
+        for start in range(0, len(distinct), _BATCH):
+            texts = source.texts(codes[distinct[start : start + _BATCH]])
             parts.append(encoder.encode_documents(texts, runtime.count))
             advance(len(texts))
-    runtime.count("encoded documents", len(codes))
-    return np.concatenate(parts), np.arange(len(codes))
+    runtime.count("encoded documents", len(distinct))
+    return np.concatenate(parts), rows

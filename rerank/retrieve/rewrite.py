@@ -12,7 +12,7 @@ from rerank.config import FilePath
 from rerank.errors import DataError
 from rerank.ranking import Ranking
 from rerank.runtime import Runtime
-from rerank.stage import Stage
+from rerank.stage import Flow, Stage
 
 ORIGINAL = "original_query"
 
@@ -92,6 +92,10 @@ class OriginalQuery(Stage):
     """The query as it was before the first rewriting; weighted terms (of `rm3`) are dropped with it."""
 
     needs: ClassVar[frozenset[str]] = frozenset({ORIGINAL})
+
+    def flow(self, before: Flow) -> Flow:
+        """The same without what the rewriting left."""
+        return Flow(super().flow(before).has - {ORIGINAL, "terms"}, before.kind)
 
     def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
         """The same lists under the original queries."""

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.artifact import Draft, atomic_path
+from rerank.ids import IntArray
 from rerank.ranking import TextSource
 
 logger = logging.getLogger(__name__)
@@ -81,16 +82,14 @@ def remove_drafts(draft: Draft) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def text_hashes(corpus: TextSource, advance: Callable[[int], None] = lambda n: None) -> Hashes:
-    """[documents] 16 bytes each: a hash of every document's text."""
-    total = len(corpus.ids)
-    hashes = np.empty(total, dtype="S16")
-    for start in range(0, total, SHARD):
-        texts = corpus.texts(np.arange(start, min(start + SHARD, total)))
-        hashes[start : start + len(texts)] = [
+def text_hashes(corpus: TextSource, codes: IntArray) -> Hashes:
+    """[codes] 16 bytes each: a hash of every document's text."""
+    hashes = np.empty(len(codes), dtype="S16")
+    for start in range(0, len(codes), SHARD):
+        texts = corpus.texts(codes[start : start + SHARD])
+        hashes[start : start + SHARD] = [
             hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts
         ]
-        advance(len(texts))
     return hashes
 
 

@@ -107,7 +107,7 @@ def _build(draft: Draft, corpus: TextSource, encoder: SparseEncoder, runtime: Ru
     remove_drafts(draft)
     total = len(corpus.ids)
     identity = encoder.identity("document")
-    first = first_of(text_hashes(corpus))
+    first = first_of(text_hashes(corpus, np.arange(total)))
     distinct = np.flatnonzero(first == np.arange(total))
     lengths = np.zeros(total, dtype=np.int64)
     parts = []

@@ -115,7 +115,7 @@ def _build(draft: Draft, corpus: TextSource, encoder: Encoder, runtime: Runtime)
     remove_drafts(draft)
     total = len(corpus.ids)
     identity = encoder.identity("document")
-    hashes = text_hashes(corpus)
+    hashes = text_hashes(corpus, np.arange(total))
     first = first_of(hashes)
     missing = np.flatnonzero(first == np.arange(total))
     matrix = np.lib.format.open_memmap(

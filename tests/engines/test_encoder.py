@@ -95,6 +95,28 @@ def test_special_tokens_in_a_text_are_plain_characters(encoder: Encoder) -> None
     assert ids[-1] == separator
 
 
+def test_a_batch_that_does_not_fit_is_halved(encoder: Encoder, monkeypatch) -> None:
+    import torch
+
+    honest, texts = Encoder._forward, some_texts(30)
+    whole = encoder.encode_documents(texts)
+
+    def small(self: Encoder, ids: list[list[int]]) -> object:
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError
+        return honest(self, ids)
+
+    monkeypatch.setattr(Encoder, "_forward", small)
+    assert encoder.encode_documents(texts) == pytest.approx(whole, abs=1e-5)
+
+    def none(self: Encoder, ids: list[list[int]]) -> object:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(Encoder, "_forward", none)
+    with pytest.raises(ModelError, match="one text of 5 tokens does not fit on cpu"):
+        encoder.encode_documents(["sun"])
+
+
 def test_no_texts_give_an_empty_matrix(encoder: Encoder) -> None:
     assert encoder.encode_queries([]).shape == (0, 32)
 

@@ -17,9 +17,9 @@ from rerank.engines.encoder import Encoder, load_encoder
 from rerank.errors import ConfigError, CorruptArtifactError, DataError, ModelError
 from rerank.ranking import Ranking, ScoreKind
 from rerank.retrieve import shards
-from rerank.retrieve.dense import HNSW, IVF, Dense, FlatSearch, IndexSearch, read_index, write_index
+from rerank.retrieve.dense import HNSW, IVF, Dense
 from rerank.retrieve.nearest import nearest
-from rerank.retrieve.vectors import Vectors, vectors_of
+from rerank.retrieve.vectors import vectors_of
 from rerank.runtime import Runtime
 
 QUERIES = {"q1": "black hole", "q2": "lift and drag of the wing", "q3": "sun"}
@@ -282,46 +282,6 @@ def test_damaged_vectors_are_told_not_used(own_home: Path, tiny_encoder: Path, c
 # -- indexes ------------------------------------------------------------
 
 
-def clustered(n: int = 4000, d: int = 24) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors in 40 clusters, and queries near some of them."""
-    rng = np.random.default_rng(3)
-    rows = rng.standard_normal((40, d))[rng.integers(0, 40, n)] + 0.5 * rng.standard_normal((n, d))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    queries = rows[rng.integers(0, n, 50)] + 0.1 * rng.standard_normal((50, d))
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    return rows.astype(np.float32), queries.astype(np.float32)
-
-
-@pytest.mark.parametrize(
-    ("settings", "parameters", "least"),
-    [
-        ({"index": "sq8"}, {}, 0.97),
-        ({"index": "ivf", "lists": 64}, {"nprobe": 16}, 0.9),
-        ({"index": "hnsw", "links": 16, "ef_construction": 80}, {"efSearch": 128}, 0.95),
-    ],
-    ids=["sq8", "ivf", "hnsw"],
-)
-def test_indexes_find_most_of_what_a_full_comparison_finds(
-    runtime: Runtime, tmp_path: Path, settings: dict[str, object], parameters: dict[str, int], least: float
-) -> None:
-    import faiss
-
-    matrix, queries = clustered()
-    write_index(faiss, tmp_path / "index", matrix, settings, runtime)
-    vectors = Vectors(tmp_path, "", matrix, 1.0, 0)
-    exact = matrix if settings["index"] == "sq8" else None
-    search = IndexSearch(read_index(faiss, tmp_path / "index", vectors), 1, parameters, exact)
-    found = nearest(queries, search, matrix, 50)
-    truth = nearest(queries, FlatSearch(matrix, 1), matrix, 50)
-    shared = [
-        len(np.intersect1d(found.docs[found.offsets[i] :][:50], truth.docs[truth.offsets[i] :][:50])) / 50
-        for i in range(len(queries))
-    ]
-    assert np.mean(shared) >= least
-    common, here, there = np.intersect1d(found.docs[:50], truth.docs[:50], return_indices=True)
-    assert found.scores[here] == pytest.approx(truth.scores[there], abs=1e-5)
-
-
 @pytest.mark.parametrize("index", ["sq8", "ivf", "hnsw"])
 def test_an_index_is_built_once_and_gives_k_documents(
     own_home: Path, tiny_encoder: Path, corpus: MemoryCorpus, index: str
@@ -339,14 +299,6 @@ def test_an_index_is_built_once_and_gives_k_documents(
     with Runtime(own_home, threads=1, device="cpu", progress=False) as runtime:
         assert runtime.rank(stage, Ranking.start(QUERIES, corpus)) == found
     assert (folder / "manifest.json").stat().st_mtime_ns == before
-
-
-def test_an_index_file_that_faiss_cannot_read_is_told(tmp_path: Path) -> None:
-    import faiss
-
-    (tmp_path / "index").write_bytes(b"IxXX not an index")
-    with pytest.raises(CorruptArtifactError, match="faiss cannot read it"):
-        read_index(faiss, tmp_path / "index", Vectors(tmp_path, "", np.eye(3, dtype=np.float32), 1.0, 0))
 
 
 # -- real weights ------------------------------------------------------------

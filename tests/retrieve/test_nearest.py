@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.retrieve import nearest as module
-from rerank.retrieve.dense import FlatSearch
 from rerank.retrieve.nearest import nearest
+from rerank.retrieve.vector_index import FlatSearch
 
 
 def brute(
@@ -84,23 +84,3 @@ def test_no_queries_and_no_rows_left() -> None:
     assert lists_of(nearest(np.empty((0, 3), dtype=np.float32), FlatSearch(matrix, 1), matrix, 5)) == []
     everything = [np.arange(3)]
     assert lists_of(nearest(matrix[:1], FlatSearch(matrix, 1), matrix, 2, everything)) == [{}]
-
-
-def test_the_threshold_of_faiss_is_as_before_after_a_search_and_after_an_error(monkeypatch) -> None:
-    import faiss
-
-    before, threads = faiss.cvar.distance_compute_blas_threshold, faiss.omp_get_max_threads()
-    matrix = np.eye(3, dtype=np.float32)
-    seen = []
-
-    def knn(*args: object, **options: object) -> None:
-        seen.append(faiss.cvar.distance_compute_blas_threshold)
-        raise MemoryError
-
-    FlatSearch(matrix, 1)(matrix, 2)
-    monkeypatch.setattr(faiss, "knn", knn)
-    with pytest.raises(MemoryError):
-        FlatSearch(matrix, 1)(matrix, 2)
-    assert seen == [1]
-    assert faiss.cvar.distance_compute_blas_threshold == before
-    assert faiss.omp_get_max_threads() == threads

@@ -108,6 +108,15 @@ def test_rescoring_a_dense_list_changes_nothing(runtime: Runtime, tiny_encoder: 
     assert found.scores == pytest.approx(dense.scores, abs=1e-6)
 
 
+def test_equal_texts_are_encoded_once_and_go_by_id(runtime: Runtime, tiny_encoder: Path) -> None:
+    twins = MemoryCorpus({"b": "black hole", "far": "7 & 8", "a": "black hole"})
+    given = Ranking.of({"q": {"far": 3.0, "b": 2.0, "a": 1.0}}, {"q": "black hole"}, source=twins)
+    found = runtime.rank(rescore(tiny_encoder), given)["q"]
+    assert found.docnos == ["a", "b", "far"]
+    assert found[0].score == found[1].score
+    assert counted(runtime)["encoded documents"] == 2
+
+
 def test_excluded_documents_leave_the_list(runtime: Runtime, tiny_encoder: Path, lists: Ranking) -> None:
     banned = np.array([frozenset({"d00", "d29", "elsewhere"}), frozenset()], dtype=object)
     found = runtime.rank(rescore(tiny_encoder), lists.with_query_column("excluded", banned))

@@ -1,0 +1,35 @@
+"""`rerank schema`: what an editor needs to complete and check pipeline and experiment files."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+
+def schema(
+    *,
+    experiment: Annotated[
+        bool, typer.Option("--experiment", help="The schema of experiment files instead of pipeline files.")
+    ] = False,
+) -> None:
+    """Prints the JSON schema of pipeline files.
+
+    With it an editor completes stage names and options and marks what is wrong while you type. Editors with the YAML
+    language server read its place from a file's first line.
+
+    \b
+    Example:
+      rerank schema > pipeline.schema.json
+      # then, as the first line of my-pipeline.yaml:
+      # yaml-language-server: $schema=pipeline.schema.json
+    """
+    if experiment:
+        from rerank.evaluate.experiment import experiment_schema
+
+        typer.echo(json.dumps(experiment_schema(), indent=2))
+    else:
+        from rerank.config import schema as pipeline_schema
+
+        typer.echo(json.dumps(pipeline_schema(), indent=2))
