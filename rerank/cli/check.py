@@ -53,7 +53,7 @@ def _report(name: str) -> str:
     path = pipeline_path(name)
     if not is_experiment(path):
         return f"{path}: OK\n{_table(find_pipeline(name))}"
-    from rerank.evaluate.experiment import load_experiment
+    from rerank.evaluation.experiment import load_experiment
 
     experiment = load_experiment(path)
     tables = [_table(pipeline) for pipeline in experiment.pipelines]

@@ -42,9 +42,9 @@ def compare(
     """
     from rerank.cli.runs import open_run
     from rerank.data.load import load
-    from rerank.evaluate.compare import compare_runs
-    from rerank.evaluate.evaluation import evaluate_run
-    from rerank.evaluate.measures import parse_measures
+    from rerank.evaluation.compare import compare_runs
+    from rerank.evaluation.evaluation import evaluate_run
+    from rerank.evaluation.measures import parse_measures
 
     (name,) = parse_measures([measure])
     with session(home, "cpu", None, progress=False) as runtime:

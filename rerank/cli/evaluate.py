@@ -15,8 +15,8 @@ import typer
 from rerank.cli.session import Device, Home, Progress, Threads, session
 
 if TYPE_CHECKING:
-    from rerank.evaluate.experiment import Experiment
-    from rerank.evaluate.results import Results, TableFormat
+    from rerank.evaluation.experiment import Experiment
+    from rerank.evaluation.results import Results, TableFormat
     from rerank.run import Run
     from rerank.stage import Stage
 
@@ -114,7 +114,7 @@ def evaluate(
     """
     from rerank.cli.runs import open_run
     from rerank.data.load import load
-    from rerank.evaluate.experiment import evaluate as evaluated
+    from rerank.evaluation.experiment import evaluate as evaluated
 
     given = {
         "data": tuple(data) if data else None,
@@ -161,7 +161,7 @@ def split_measures(text: str) -> tuple[str, ...]:
 
 def _experiment(names: list[str], given: dict[str, Any]) -> Experiment:
     """What is to be evaluated: as the experiment file says where there is one, with what the options say instead."""
-    from rerank.evaluate.experiment import Experiment, load_experiment
+    from rerank.evaluation.experiment import Experiment, load_experiment
     from rerank.ready import find_pipeline, is_experiment, pipeline_path
 
     if len(names) == 1 and is_experiment(path := pipeline_path(names[0])):

@@ -26,7 +26,7 @@ def schema(
       # yaml-language-server: $schema=pipeline.schema.json
     """
     if experiment:
-        from rerank.evaluate.experiment import experiment_schema
+        from rerank.evaluation.experiment import experiment_schema
 
         typer.echo(json.dumps(experiment_schema(), indent=2))
     else:

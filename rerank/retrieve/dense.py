@@ -65,9 +65,9 @@ class Dense(Stage):
     k: int = 1000
     """How many documents a query gets."""
     index: Literal["flat", "sq8", "ivf", "hnsw"] = "flat"
-    """`flat` compares with every vector and misses nothing: the right one up to about a million documents.  `sq8` does so
-    on 8-bit vectors, slower in a quarter of the memory, and scores the found ones exactly.  `ivf` and `hnsw` look at a
-    part only; a graph that several threads built differs a little from build to build."""
+    """`flat` compares with every vector and misses nothing: the right one up to about a million documents.  `sq8`
+    does so on 8-bit vectors, slower in a quarter of the memory, and scores the found ones exactly.  `ivf` and `hnsw`
+    look at a part only; a graph that several threads built differs a little from build to build."""
     dtype: DType = "auto"
     """What the encoder computes in; `auto` is that of vectors already there, else bfloat16 where the device has units
     for it and rankings were checked to agree, else float32.  Vectors are stored as float32."""

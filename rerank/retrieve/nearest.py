@@ -54,6 +54,14 @@ def nearest(
         k: how many are wanted.
         excluded: per query, rows that must not be given.
         longest: no row of `matrix` is longer.
+
+    >>> matrix = np.array([[1, 0], [0, 1], [1, 0]], dtype=np.float32)
+    >>> def search(queries, depth):
+    ...     scores = queries @ matrix.T
+    ...     rows = np.argsort(-scores, axis=1)[:, :depth]
+    ...     return np.take_along_axis(scores, rows, axis=1), rows
+    >>> nearest(matrix[:1], search, matrix, k=1).docs.tolist()
+    [0, 2]
     """
     if not len(queries):
         return Found(np.zeros(1, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))

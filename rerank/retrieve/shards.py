@@ -105,7 +105,11 @@ def first_of(hashes: Hashes) -> Int64:
 
 
 def match(wanted: Hashes, known: Hashes) -> Int64:
-    """[wanted] where each hash is in `known`, -1 where it is not."""
+    """[wanted] where each hash is in `known`, -1 where it is not.
+
+    >>> match(np.array([b"c", b"a"], dtype="S16"), np.array([b"b", b"c"], dtype="S16")).tolist()
+    [1, -1]
+    """
     if not len(known):
         return np.full(len(wanted), -1, dtype=np.int64)
     order = np.argsort(known)

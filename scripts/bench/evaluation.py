@@ -24,7 +24,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from rerank.data.dataset import Dataset
-from rerank.evaluate.evaluation import evaluate_run
+from rerank.evaluation.evaluation import evaluate_run
 from rerank.ids import MemoryIds
 from rerank.ranking import Ranking
 from rerank.run import Run

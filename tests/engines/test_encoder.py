@@ -242,6 +242,23 @@ def test_a_model_that_own_batches_read_differently_goes_the_librarys_way(
     )
 
 
+def test_a_tokenizer_that_cannot_split_special_tokens_goes_the_librarys_way(
+    runtime: Runtime, tiny_encoder: Path, monkeypatch
+) -> None:
+    def tokenise(self: Encoder, texts: list[str], side: str) -> object:
+        raise TypeError("got an unexpected keyword argument 'split_special_tokens'")
+
+    monkeypatch.setattr(Encoder, "tokenise", tokenise)
+    encoder = load_encoder(runtime, str(tiny_encoder), dtype="bfloat16")
+    assert (encoder.path, encoder.dtype) == ("library", "bfloat16")
+    assert encoder.encode_queries(["sun", "moon"]).shape == (2, 32)
+
+
+def test_a_text_without_any_token_has_a_vector(encoder: Encoder) -> None:
+    assert np.isfinite(encoder._read(encoder._forward([[]]))).all()
+    assert np.isfinite(encoder._read(encoder._forward([[], [5, 6]]))).all()
+
+
 # -- sparse encoders ------------------------------------------------------------
 
 

@@ -18,7 +18,6 @@ from rerank.errors import ConfigError, CorruptArtifactError, DataError, ModelErr
 from rerank.ranking import Ranking, ScoreKind
 from rerank.retrieve import shards
 from rerank.retrieve.dense import HNSW, IVF, Dense
-from rerank.retrieve.nearest import nearest
 from rerank.retrieve.vectors import vectors_of
 from rerank.runtime import Runtime
 

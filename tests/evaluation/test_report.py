@@ -9,9 +9,9 @@ import pytest
 
 from rerank.data.corpus import MemoryCorpus
 from rerank.data.dataset import Dataset
-from rerank.evaluate.evaluation import evaluate_run
-from rerank.evaluate.report import EXCERPT, QUERIES_SHOWN, report_html, write_report
-from rerank.evaluate.results import DataKey, Results
+from rerank.evaluation.evaluation import evaluate_run
+from rerank.evaluation.report import EXCERPT, QUERIES_SHOWN, report_html, write_report
+from rerank.evaluation.results import DataKey, Results
 from rerank.ranking import Ranking
 from rerank.run import Run, StageStats
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import DataError, UnknownNameError
-from rerank.evaluate.significance import (
+from rerank.evaluation.significance import (
     Comparison,
     Interval,
     bootstrap_interval,
@@ -80,7 +80,7 @@ def test_sampled_p_value_is_near_the_exact_one():
 
 
 def test_enumeration_in_several_chunks_equals_enumeration_in_one(monkeypatch):
-    from rerank.evaluate import significance
+    from rerank.evaluation import significance
 
     a, b = correlated(13, 0.05)
     whole = randomisation_test(a, b)
@@ -416,5 +416,5 @@ def test_order_by_change_refuses_a_negative_limit_and_nan():
 
 
 def test_importing_the_module_does_not_import_scipy():
-    code = "import sys, rerank.evaluate.significance; sys.exit('scipy' in sys.modules)"
+    code = "import sys, rerank.evaluation.significance; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

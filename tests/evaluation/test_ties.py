@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.evaluate.ties import count_ties, tie_averaged_ndcg, tie_averaged_ndcg_per_query, tie_groups
+from rerank.evaluation.ties import count_ties, tie_averaged_ndcg, tie_averaged_ndcg_per_query, tie_groups
 
 grades = st.integers(-1, 3)
 cutoffs = st.none() | st.integers(1, 9)

@@ -21,11 +21,11 @@ from rerank.data.load import load
 from rerank.data.runs import KIND as RUN_KIND
 from rerank.data.runs import load_run, save_run
 from rerank.errors import ArtifactError, ConfigError, CorruptArtifactError, DataError, UnknownNameError, nearest
-from rerank.evaluate.evaluation import Evaluation, Judged, evaluate_run
-from rerank.evaluate.measures import parse_measures
-from rerank.evaluate.report import write_report
-from rerank.evaluate.results import DataKey, Results
-from rerank.evaluate.significance import TestName
+from rerank.evaluation.evaluation import Evaluation, Judged, evaluate_run
+from rerank.evaluation.measures import parse_measures
+from rerank.evaluation.report import write_report
+from rerank.evaluation.results import DataKey, Results
+from rerank.evaluation.significance import TestName
 from rerank.ranking import Ranking
 from rerank.ready import find_pipeline
 from rerank.run import Run
@@ -195,7 +195,7 @@ def evaluate(
     Args:
         pipelines: stages or pipelines; each is known by its label.
         data: data sets, or names that are loaded with the split `split`.
-        measures: names as `rerank.evaluate.measures` reads them; figures show the first.
+        measures: names as `rerank.evaluation.measures` reads them; figures show the first.
         baseline: the label of the pipeline that the others are compared with; default the first.
         test: the paired test, two-sided.
         split: the split of the data sets given by name.

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rerank.errors import DataError, UnknownNameError, nearest
-from rerank.evaluate.evaluation import Evaluation
-from rerank.evaluate.significance import Comparison, TestName, compare_all, order_by_change
+from rerank.evaluation.evaluation import Evaluation
+from rerank.evaluation.significance import Comparison, TestName, compare_all, order_by_change
 
 WIDTH = 80
 DOCUMENTS_SHOWN = 10
@@ -145,7 +145,7 @@ def compare_runs(
     `queries` are the query texts, where known; `k` is how many queries are named.
 
     >>> from rerank.data.dataset import Dataset
-    >>> from rerank.evaluate.evaluation import evaluate_run
+    >>> from rerank.evaluation.evaluation import evaluate_run
     >>> from rerank.ranking import Ranking
     >>> from rerank.run import Run
     >>> data = Dataset("toy", {"q1": "stars"}, qrels={"q1": {"d1": 1}})

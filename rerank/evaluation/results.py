@@ -13,9 +13,9 @@ from typing import Any, Literal, NamedTuple
 
 from rerank.data.dataset import Dataset
 from rerank.errors import UnknownNameError, nearest
-from rerank.evaluate.compare import counted
-from rerank.evaluate.evaluation import Evaluation
-from rerank.evaluate.significance import Comparison, Interval, TestName, bootstrap_interval, compare_all
+from rerank.evaluation.compare import counted
+from rerank.evaluation.evaluation import Evaluation
+from rerank.evaluation.significance import Comparison, Interval, TestName, bootstrap_interval, compare_all
 
 TableFormat = Literal["text", "markdown", "latex", "csv"]
 
@@ -69,7 +69,7 @@ class Results:
 
     `evaluations` are grouped by data set; every one has the same measures.
 
-    >>> from rerank.evaluate.evaluation import evaluate_run
+    >>> from rerank.evaluation.evaluation import evaluate_run
     >>> from rerank.ranking import Ranking
     >>> from rerank.run import Run
     >>> data = Dataset("toy", {"q1": "stars"}, qrels={"q1": {"d1": 1}})
@@ -253,7 +253,7 @@ class Results:
         return self._text()
 
     def _repr_html_(self) -> str:
-        from rerank.evaluate.report import results_html
+        from rerank.evaluation.report import results_html
 
         return results_html(self)
 

@@ -19,8 +19,8 @@ import pytest
 from rerank.artifact import read_manifest
 from rerank.data.dataset import Dataset
 from rerank.errors import ArtifactError, ConfigError, DataError, PipelineError, UnknownNameError
-from rerank.evaluate.experiment import evaluate, experiment_schema, file_name, is_experiment, load_experiment
-from rerank.evaluate.results import DataKey
+from rerank.evaluation.experiment import evaluate, experiment_schema, file_name, is_experiment, load_experiment
+from rerank.evaluation.results import DataKey
 from rerank.ranking import Ranking
 from rerank.run import Run
 from rerank.runtime import Runtime
@@ -199,7 +199,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_experiment import cut, toy
-from rerank.evaluate.experiment import evaluate
+from rerank.evaluation.experiment import evaluate
 from rerank.stage import Pipeline, apply
 def die(ranking):
     os.kill(os.getpid(), signal.SIGKILL)

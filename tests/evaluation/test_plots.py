@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rerank.errors import DataError
-from rerank.evaluate.plots import STYLE, Point, Row, curves, difference_bars, forest, scatter
-from rerank.evaluate.plots import _Scale as Scale
+from rerank.evaluation.plots import STYLE, Point, Row, curves, difference_bars, forest, scatter
+from rerank.evaluation.plots import _Scale as Scale
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "<script>alert('x')</script> & \"quotes\" \x00\x1b\ud800 ]]> <!--"

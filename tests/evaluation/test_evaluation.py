@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from rerank.data.dataset import Dataset
 from rerank.errors import DataError, RankingError
-from rerank.evaluate import evaluation as module
-from rerank.evaluate.evaluation import evaluate_run, interpolated_precision, without_excluded
-from rerank.evaluate.measures import parse_measures
+from rerank.evaluation import evaluation as module
+from rerank.evaluation.evaluation import evaluate_run, interpolated_precision, without_excluded
+from rerank.evaluation.measures import parse_measures
 from rerank.ranking import Ranking, ScoreKind
 from rerank.run import Run, StageStats
 

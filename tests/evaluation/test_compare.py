@@ -7,9 +7,9 @@ import pytest
 
 from rerank.data.dataset import Dataset
 from rerank.errors import DataError, UnknownNameError
-from rerank.evaluate.compare import RankChange, compare_runs
-from rerank.evaluate.evaluation import Evaluation, evaluate_run
-from rerank.evaluate.significance import bootstrap_interval, randomisation_test
+from rerank.evaluation.compare import RankChange, compare_runs
+from rerank.evaluation.evaluation import Evaluation, evaluate_run
+from rerank.evaluation.significance import bootstrap_interval, randomisation_test
 from rerank.ranking import Ranking
 from rerank.run import Run
 

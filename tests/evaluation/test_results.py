@@ -11,9 +11,9 @@ from rich.cells import cell_len
 
 from rerank.data.dataset import Dataset
 from rerank.errors import UnknownNameError
-from rerank.evaluate.evaluation import evaluate_run
-from rerank.evaluate.results import DataKey, Results
-from rerank.evaluate.significance import bootstrap_interval, compare_all
+from rerank.evaluation.evaluation import evaluate_run
+from rerank.evaluation.results import DataKey, Results
+from rerank.evaluation.significance import bootstrap_interval, compare_all
 from rerank.ranking import Ranking
 from rerank.run import Run, StageStats
 

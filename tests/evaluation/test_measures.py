@@ -5,7 +5,7 @@ import re
 import pytest
 
 from rerank.errors import ConfigError, UnknownNameError
-from rerank.evaluate.measures import depth_needed, known_measures, parse_measure, parse_measures
+from rerank.evaluation.measures import depth_needed, known_measures, parse_measure, parse_measures
 
 COMPUTABLE = [
     "nDCG@10",

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from rerank.data.dataset import Dataset
 from rerank.errors import DataError
-from rerank.evaluate.measures import depth_needed, parse_measures
-from rerank.evaluate.ties import tie_averaged_ndcg_per_query
+from rerank.evaluation.measures import depth_needed, parse_measures
+from rerank.evaluation.ties import tie_averaged_ndcg_per_query
 from rerank.ranking import Ranking
 from rerank.run import Run, StageStats
 

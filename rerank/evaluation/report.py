@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rerank.artifact import write_text
-from rerank.evaluate import plots
-from rerank.evaluate.compare import MovedQuery, RunComparison, compare_runs, counted
-from rerank.evaluate.evaluation import Evaluation, interpolated_precision
-from rerank.evaluate.measures import parse_measure
+from rerank.evaluation import plots
+from rerank.evaluation.compare import MovedQuery, RunComparison, compare_runs, counted
+from rerank.evaluation.evaluation import Evaluation, interpolated_precision
+from rerank.evaluation.measures import parse_measure
 from rerank.ranking import TextSource
 
 if TYPE_CHECKING:
-    from rerank.evaluate.results import DataKey, Results, Row
+    from rerank.evaluation.results import DataKey, Results, Row
 
 QUERIES_SHOWN = 5
 """Queries that moved most, a system and data set."""
