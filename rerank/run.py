@@ -18,12 +18,14 @@ class StageStats:
     stage: str
     """The stage as one would write it; those inside another stage carry its name before theirs."""
     seconds: float
-    """Wall-clock time, loading of models and indexes included; shared work inside counts as what it took at first."""
+    """Wall-clock time of the work on the queries; shared work inside counts as what it took at first."""
     queries: int
     documents: int
     """Rows that it gave."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """What it counted: tokens, truncated documents, excluded documents, ..."""
+    loading_seconds: float = 0.0
+    """Wall-clock time spent before, on loading or building models, vectors and indexes: not part of `seconds`."""
     shared: bool = False
     """Another pipeline of the same experiment had done this work already; `seconds` are what it took then."""
 

@@ -119,6 +119,8 @@ class Runtime:
         self._path: list[str] = []
         self._counts: list[dict[str, int]] = []
         self._borrowed: list[float] = []
+        self._loading = 0.0
+        self._is_loading = False
         self._facts: dict[str, Any] = {}
         self._shared: frozenset[Transform] = frozenset()
         self._memory: dict[tuple[Transform, int], _Remembered] = {}
@@ -177,11 +179,22 @@ class Runtime:
             self._resources.move_to_end(key)
             found: T = self._resources[key]
             return found
-        loaded = load()
+        loaded = self._timed(load)
         self._resources[key] = loaded
         while len(self._resources) > self._capacity:
             self._resources.popitem(last=False)
         return loaded
+
+    def _timed(self, load: Callable[[], T]) -> T:
+        """What `load` gives; its time counts as loading, once where one resource loads another."""
+        if self._is_loading:
+            return load()
+        self._is_loading, started = True, time.perf_counter()
+        try:
+            return load()
+        finally:
+            self._is_loading = False
+            self._loading += time.perf_counter() - started
 
     # -- running ------------------------------------------------------------
 
@@ -214,7 +227,7 @@ class Runtime:
         self._counts.append({})
         self._borrowed.append(0.0)
         outer, self._facts = self._facts, {}
-        first, started = len(self.stats), time.perf_counter()
+        first, started, loading = len(self.stats), time.perf_counter(), self._loading
         try:
             result = stage.transform(ranking, self)
         finally:
@@ -225,8 +238,9 @@ class Runtime:
             facts, self._facts = self._facts, {**outer, **self._facts}
         if self._borrowed:
             self._borrowed[-1] += borrowed
-        seconds = time.perf_counter() - started + borrowed
-        self.stats.insert(first, StageStats(name, seconds, len(result), len(result.docs), counts))
+        loading = self._loading - loading
+        seconds = time.perf_counter() - started - loading + borrowed
+        self.stats.insert(first, StageStats(name, seconds, len(result), len(result.docs), counts, loading))
         if stage in self._shared:
             cut = len("/".join(self._path)) + 1 if self._path else 0
             stats = [replace(s, stage=s.stage[cut:], shared=True) for s in self.stats[first:]]

@@ -87,6 +87,15 @@ def parse_yaml(text: str, origin: str = "<text>", folder: Path | None = None) ->
     class Loader(yaml.SafeLoader):
         """Leaves a value untagged where the text gives no tag; YAML 1.1 would give it one."""
 
+        nodes = 0
+
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            self.nodes += 1
+            if self.nodes > MAX_NODES:
+                mark = self.peek_event().start_mark
+                raise yaml.composer.ComposerError(None, None, f"it has more than {MAX_NODES:,} values", mark)
+            return super().compose_node(parent, index)
+
         def resolve(self, kind: Any, value: Any, implicit: Any) -> Any:
             return None
 

@@ -387,3 +387,23 @@ def test_a_bar_goes_when_its_work_fails(tmp_path: Path, monkeypatch: pytest.Monk
         raise ZeroDivisionError
     assert runtime._bars is not None
     assert runtime._bars.task_ids == []
+
+
+def test_loading_is_told_apart_from_work_and_counted_once(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("rerank.runtime.time.perf_counter", lambda: clock[0])
+
+    class Loads(Stage):
+        def transform(self, ranking, runtime):
+            runtime.resource("outer", lambda: self.spend(2.0, runtime.resource("inner", lambda: self.spend(5.0))))
+            self.spend(1.0)
+            return ranking
+
+        def spend(self, seconds, result=None):
+            clock[0] += seconds
+            return result
+
+    with Runtime(progress=False) as runtime:
+        runtime.rank(Loads(), Ranking.start({"q": ""}))
+        runtime.rank(Loads(), Ranking.start({"q": ""}))
+    assert [(stat.seconds, stat.loading_seconds) for stat in runtime.stats] == [(1.0, 7.0), (1.0, 0.0)]

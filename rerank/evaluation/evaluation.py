@@ -27,6 +27,9 @@ JUDGED_DEPTH = 10
 TIES_WORTH_SAYING = 0.01
 """The share of tied rows above which a tie-averaged nDCG stands beside each nDCG."""
 
+LARGEST_GRADE = 1_000_000
+"""trec_eval counts the documents of each grade up to the highest, and goes wrong in silence beyond 32 bits."""
+
 # Queries whose lists are handed to ir-measures at once: enough to make its start negligible, few enough that the
 # dicts of a large run do not fill the memory.
 _BLOCK_QUERIES = 1000
@@ -82,7 +85,7 @@ class Evaluation:
     n_run_queries: int
     """Queries that the run was made for; `seconds` were spent on them."""
     seconds: float
-    """Wall-clock seconds of the run, loading included; 0 for a run that came from elsewhere."""
+    """Wall-clock seconds of the run without loading or building models and indexes; 0 for a run from elsewhere."""
     stats: tuple[StageStats, ...] = ()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -197,13 +200,19 @@ class Judged:
         """The judged queries of a data set, in its order.
 
         Raises:
-            DataError: it has none.
+            DataError: it has none, or a grade that is too large to be one.
         """
         qrels = data.qrels or {}
         qids = tuple(qid for qid in data.queries if qrels.get(qid))
         if not qids:
             why = f"none of its {len(data.queries):,} queries is judged" if qrels else "it has no judgments"
             raise DataError(f"{data.name} ({data.split}): cannot be measured, {why}; give judgments (qrels) for it")
+        for qid in qids:
+            if (grade := max(qrels[qid].values())) > LARGEST_GRADE:
+                raise DataError(
+                    f"{data.name} ({data.split}): query {qid!r} has a judgment of grade {grade:,}, at most "
+                    f"{LARGEST_GRADE:,} can be measured; is that column the grade?"
+                )
         return cls(qids, tuple(qrels[qid] for qid in qids))
 
 
@@ -255,9 +264,14 @@ class _Lists:
 
     def qrels(self, first: int, last: int) -> dict[str, dict[str, int]]:
         """The judgments of queries `first` to `last` under the shared names."""
-        return {
-            str(i): dict(zip(self._judged, self.judged.grades[i].values(), strict=False)) for i in range(first, last)
-        }
+        grades = (self.judged.grades[i].values() for i in range(first, last))
+        qrels = {str(i): dict(zip(self._judged, some, strict=False)) for i, some in enumerate(grades, first)}
+        for judgments in qrels.values():
+            # trec_eval's nDCG reads memory that is not its own, and may never end, where every grade is negative.  A
+            # document of grade 0 that no list has changes no measure.
+            if max(judgments.values()) < 0:
+                judgments["none"] = 0
+        return qrels
 
     def as_ranked(self, depth: int | None) -> Iterator[tuple[dict[str, dict[str, int]], dict[str, dict[str, float]]]]:
         """Blocks of judgments and lists in row order, cut to `depth`."""

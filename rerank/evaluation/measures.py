@@ -155,6 +155,10 @@ def _checked(name: str, kind: Any, key: str, value: Any) -> Any:
     if not spec.validate(value) or (spec.dtype is int and isinstance(value, bool)):
         kind_of = spec.dtype.__name__ if spec.dtype is not None else "another value"
         raise ConfigError(f"measure {name!r}: {key} is {value!r}, {kind_of} was expected")
+    if key == "gains" and not all(type(k) is type(v) is int and v >= 0 for k, v in value.items()):
+        raise ConfigError(
+            f"measure {name!r}: gains must map whole grades to whole gains from 0, such as {{1: 0, 2: 1}}"
+        )
     if key == "cutoff" and value < 1:
         raise ConfigError(f"measure {name!r}: the cutoff is {value}, at least 1 is needed")
     # pytrec_eval names the level with two decimals, and would answer for another one.

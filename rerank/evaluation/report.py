@@ -176,7 +176,7 @@ class _Page:
             charts.append(plots.scatter(points, "seconds per query", self.primary, log_x=True))
             text += (
                 f" Beside it {_text(self.primary)}, with its intervals, against cost: wall-clock seconds a query on a "
-                "logarithmic scale, loading of models and indexes included."
+                "logarithmic scale, without loading or building models and indexes."
             )
             if len(points) < len(group):
                 text += f" {counted(len(group) - len(points), 'run')} came without times."
@@ -278,6 +278,7 @@ class _Page:
                         evaluation.run,
                         "\u2003" * depth + stat.stage.rpartition("/")[2],
                         f"{stat.seconds:.3f}",
+                        f"{stat.loading_seconds:.3f}",
                         f"{stat.queries:,}",
                         f"{stat.documents:,}",
                         "; ".join(counts),
@@ -285,8 +286,11 @@ class _Page:
                 )
         if not lines:
             return ""
-        head = ("system", "stage", "seconds", "queries", "documents", "counted")
-        caption = "What each stage did: wall-clock seconds, loading included, documents given, and what it counted."
+        head = ("system", "stage", "seconds", "loading", "queries", "documents", "counted")
+        caption = (
+            "What each stage did: wall-clock seconds of work, and before it of loading or building models and indexes; "
+            "documents given, and what it counted."
+        )
         return self._table(caption, _html_table(head, lines, text_columns=2, last_is_text=True))
 
     def _notes(self, key: DataKey) -> str:

@@ -197,6 +197,7 @@ class Results:
                 {
                     "stage": stat.stage,
                     "seconds": stat.seconds,
+                    "loading_seconds": stat.loading_seconds,
                     "queries": stat.queries,
                     "documents": stat.documents,
                     "counts": dict(stat.counts),

@@ -70,7 +70,9 @@ def reference(run, data, names):
 
 
 docnos = st.sampled_from([f"d{i}" for i in range(30)])
-grades = st.dictionaries(docnos, st.integers(-1, 4), min_size=1, max_size=12)
+grades = st.dictionaries(docnos, st.integers(-1, 4), min_size=1, max_size=12).filter(
+    lambda judged: max(judged.values()) >= 0  # else trec_eval, with which we compare, may not come to an end
+)
 lists = st.dictionaries(docnos, st.floats(-5, 5, width=32), max_size=25)
 
 
@@ -233,6 +235,24 @@ def test_a_plain_ndcg_is_not_computed_with_the_gains_of_another():
         found = evaluate_run(run, dataset(qrels), order)
         assert found.means["nDCG@10"] == pytest.approx(found.means["nDCG"])
         assert found.means["nDCG(gains={1:7,3:0})@10"] == pytest.approx(1.0)
+
+
+def test_queries_whose_every_judgment_is_negative_score_nothing_and_come_to_an_end():
+    rng = np.random.default_rng(3)
+    names = [name for name in EVERY_KIND if not name.startswith(("ERR", "nDCG(dcg", "Num", "Judged"))]
+    for _ in range(30):
+        spam = {f"d{i}": -int(rng.integers(1, 4)) for i in range(rng.integers(1, 12))}
+        judged = {f"d{i}": int(rng.integers(-1, 4)) for i in range(12)} | {"d0": 2}
+        hits = {f"d{i}": float(score) for i, score in enumerate(rng.random(20))}
+        found = evaluate_run(of({"spam": hits, "q": hits}), dataset({"spam": spam, "q": judged}), names)
+        assert {name: values[0] for name, values in found.per_query.items()} == dict.fromkeys(found.per_query, 0.0)
+        alone = evaluate_run(of({"q": hits}), dataset({"q": judged}), names)
+        assert {n: v[0] for n, v in alone.per_query.items()} == {n: v[1] for n, v in found.per_query.items()}
+
+
+def test_a_grade_beyond_what_trec_eval_can_count_is_an_error():
+    with pytest.raises(DataError, match="grade 3,000,000,000, at most 1,000,000"):
+        evaluate_run(of({"q": {"d": 1.0}}), dataset({"q": {"d": 3_000_000_000}}), ["nDCG@10"])
 
 
 def test_interpolated_precision_equals_ir_measures():
