@@ -92,7 +92,7 @@ def parse_yaml(text: str, origin: str = "<text>", folder: Path | None = None) ->
         def compose_node(self, parent: Any, index: Any) -> Any:
             self.nodes += 1
             if self.nodes > MAX_NODES:
-                mark = self.peek_event().start_mark
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
                 raise yaml.composer.ComposerError(None, None, f"it has more than {MAX_NODES:,} values", mark)
             return super().compose_node(parent, index)
 

@@ -287,13 +287,12 @@ def _runs(pipelines: Sequence[Stage], data: Dataset, folder: Path | None, runtim
     topics = _Topics(data.topics(), data.provenance())
     with runtime.sharing(part for part, count in uses.items() if count > 1):
         for stage in pipelines:
-            if folder is not None and stage in kept:
-                yield load_run(_place(folder, stage))
-                continue
-            logger.info("%s on %s (%s): running", stage.label, data.name, data.split)
-            run = runtime.run(stage, topics, stage.label)
-            if folder is not None and (key := keys[stage]) is not None:
-                save_run(run, _place(folder, stage), key)
+            run = _loaded(_place(folder, stage)) if folder is not None and stage in kept else None
+            if run is None:
+                logger.info("%s on %s (%s): running", stage.label, data.name, data.split)
+                run = runtime.run(stage, topics, stage.label)
+                if folder is not None and (key := keys[stage]) is not None:
+                    save_run(run, _place(folder, stage), key)
             yield run
 
 
@@ -319,6 +318,15 @@ def _is_kept(folder: Path, key: str | None) -> bool:
     except CorruptArtifactError as error:
         logger.warning("%s; running again", error)
         return False
+
+
+def _loaded(folder: Path) -> Run | None:
+    """The run in `folder`; None where it is whole but not readable as one."""
+    try:
+        return load_run(folder)
+    except CorruptArtifactError as error:
+        logger.warning("%s; running again", error)
+        return None
 
 
 def _folder(out: Path | None, key: DataKey) -> Path | None:

@@ -159,8 +159,8 @@ def _checked(name: str, kind: Any, key: str, value: Any) -> Any:
         raise ConfigError(
             f"measure {name!r}: gains must map whole grades to whole gains from 0, such as {{1: 0, 2: 1}}"
         )
-    if key == "cutoff" and value < 1:
-        raise ConfigError(f"measure {name!r}: the cutoff is {value}, at least 1 is needed")
+    if key in ("cutoff", "rel") and value < 1:
+        raise ConfigError(f"measure {name!r}: {key} is {value}, at least 1 is needed")
     # pytrec_eval names the level with two decimals, and would answer for another one.
     if key == "recall" and not (0.0 <= value <= 1.0 and round(value, 2) == value):
         raise ConfigError(f"measure {name!r}: the recall is {value}, 0 to 1 with at most two decimals was expected")

@@ -379,7 +379,8 @@ def _results_table(results: Results, key: DataKey) -> str:
             cells.append(f"<td>{'' if seconds is None else _seconds(seconds)}</td>")
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return (
-        f'<table><thead><tr><th rowspan="2" scope="col">system</th>{first}<th rowspan="2" scope="col">judged@10</th>'
+        f'<table><thead><tr><th rowspan="2" scope="col">system</th>{first}'
+        '<th rowspan="2" scope="col">judged<br>@10</th>'
         + ('<th rowspan="2" scope="col">s/query</th>' if timed else "")
         + f"</tr><tr>{second}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
     )
@@ -562,11 +563,11 @@ table {
   border-collapse: collapse; border-top: 1.5px solid var(--ink); border-bottom: 1.5px solid var(--ink);
   font: .875rem/1.35 system-ui, "Liberation Sans", Arial, sans-serif; font-variant-numeric: tabular-nums lining-nums;
 }
-th, td { padding: .32rem .55rem; text-align: right; font-weight: 400; white-space: nowrap; vertical-align: baseline; }
+th, td { padding: .32rem .48rem; text-align: right; font-weight: 400; white-space: nowrap; vertical-align: baseline; }
 tr > :first-child { padding-left: .15rem; position: sticky; left: 0; background: var(--paper); }
-thead tr + tr > :first-child { position: static; padding-left: .55rem; }
+thead tr + tr > :first-child { position: static; padding-left: .48rem; }
 tr > :last-child { padding-right: .15rem; }
-thead tr + tr > :last-child { padding-right: .55rem; }
+thead tr + tr > :last-child { padding-right: .48rem; }
 thead th { color: var(--quiet); vertical-align: bottom; }
 thead th[colspan] { text-align: center; color: var(--ink); border-bottom: 1px solid var(--grid); }
 tbody tr:first-child > * { border-top: 1px solid var(--ink); }

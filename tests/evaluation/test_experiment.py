@@ -16,7 +16,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from rerank.artifact import read_manifest
+from rerank.artifact import new_artifact, read_manifest
 from rerank.data.dataset import Dataset
 from rerank.errors import ArtifactError, ConfigError, DataError, PipelineError, UnknownNameError
 from rerank.evaluation.experiment import evaluate, experiment_schema, file_name, is_experiment, load_experiment
@@ -154,6 +154,9 @@ def test_a_damaged_run_is_made_again_and_a_foreign_folder_is_not_touched(tmp_pat
     scores.write_bytes(raw)
     again = evaluate([cut(2)], [toy()], ["RR"], out=tmp_path)
     assert again.evaluations[0].means == first.evaluations[0].means
+    with new_artifact(scores.parent, "run", 1, read_manifest(scores.parent).fingerprint) as draft:
+        (draft.path / "run.json").write_text("{}")
+    assert evaluate([cut(2)], [toy()], ["RR"], out=tmp_path).evaluations[0].means == first.evaluations[0].means
     mine = tmp_path / "runs" / "toy" / "cut-3"
     mine.mkdir()
     (mine / "thesis.tex").write_text("mine")

@@ -54,6 +54,7 @@ def test_aliases_and_repetitions_become_one_measure_with_its_canonical_name():
         ("P", ConfigError, "write P@10"),
         ("P@0", ConfigError, "at least 1"),
         ("P@-3", ConfigError, "at least 1"),
+        ("R(rel=0)@10", ConfigError, "rel is 0, at least 1"),
         ("P@True", ConfigError, "int was expected"),
         ("nDCG@2.5", ConfigError, "int was expected"),
         ("nDCG@'ten'", ConfigError, "int was expected"),
