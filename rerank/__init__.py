@@ -84,7 +84,7 @@ _NAMES = {
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604 - the table above is the list
+__all__ = [
     *sorted(_HOMES)
 ]
 

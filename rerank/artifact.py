@@ -244,7 +244,7 @@ def read_manifest(folder: Path) -> Manifest:
         message = f"{folder}: no such artifact folder"
         raise ArtifactError(message)
     if not path.is_file():
-        message = f"{folder}: not an artifact: it has no {MANIFEST}; build it again"
+        message = f"{folder}: not an artifact: it has no {MANIFEST}; delete the folder and build it again"
         raise CorruptArtifactError(message)
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -252,7 +252,7 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest(tree["kind"], tree["version"], tree["fingerprint"], tree["config"], files)
         _check_types(manifest)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        message = f"{path}: not a manifest ({type(error).__name__}: {error}); build the artifact again"
+        message = f"{path}: not a manifest ({type(error).__name__}: {error}); delete the folder and build it again"
         raise CorruptArtifactError(message) from error
     root = folder.resolve()
     for name in manifest.files:
@@ -295,14 +295,16 @@ def open_artifact(folder: Path, kind: str, version: int) -> Manifest:
     for name, entry in manifest.files.items():
         path = folder / name
         if not path.is_file():
-            message = f"{path}: missing from the artifact; build it again"
+            message = f"{path}: missing from the artifact; delete the folder and build it again"
             raise CorruptArtifactError(message)
         size = path.stat().st_size
         if size != entry.size:
-            message = f"{path}: has {size:,} bytes, its manifest says {entry.size:,}; build the artifact again"
+            message = (
+                f"{path}: has {size:,} bytes, its manifest says {entry.size:,}; delete the folder and build it again"
+            )
             raise CorruptArtifactError(message)
         if _head(path) != entry.head:
-            message = f"{path}: its first bytes differ from its manifest's; build the artifact again"
+            message = f"{path}: its first bytes differ from its manifest's; delete the folder and build it again"
             raise CorruptArtifactError(message)
     return manifest
 
@@ -317,7 +319,9 @@ def verify_artifact(folder: Path) -> Manifest:
     open_artifact(folder, manifest.kind, manifest.version)
     for name, entry in manifest.files.items():
         if file_sha256(folder / name) != entry.sha256:
-            message = f"{folder / name}: its bytes differ from the manifest's checksum; build the artifact again"
+            message = (
+                f"{folder / name}: its bytes differ from the manifest's checksum; delete the folder and build it again"
+            )
             raise CorruptArtifactError(message)
     return manifest
 

@@ -288,7 +288,7 @@ def schema() -> dict[str, Any]:
     one_of: list[dict[str, Any]] = []
     definitions: dict[str, Any] = {}
     for name, kind in stages.items():
-        definitions[name] = _object_schema(kind)
+        definitions[name] = object_schema(kind)
         fields = dataclasses.fields(kind)
         value: dict[str, Any] = {"$ref": f"#/$defs/{name}"}
         if fields:
@@ -324,7 +324,8 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
     return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
-def _object_schema(kind: type) -> dict[str, Any]:
+def object_schema(kind: type) -> dict[str, Any]:
+    """The JSON schema of a dataclass: its fields, their documentation, which are required."""
     hints = typing.get_type_hints(kind, include_extras=True)
     fields = dataclasses.fields(kind)
     docs = _field_docs(kind)
@@ -355,7 +356,7 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     if bare == tuple[Stage, ...]:
         return {"type": "array", "items": {"$ref": "#/$defs/stage"}}
     if isinstance(bare, type) and dataclasses.is_dataclass(bare):
-        return _object_schema(bare)
+        return object_schema(bare)
     return TypeAdapter(hint).json_schema()
 
 

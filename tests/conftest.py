@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -11,6 +12,14 @@ from hypothesis import settings
 # A slow or busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what is marked `needs(package, ...)` where such a package is not installed, as in the core alone."""
+    for mark in item.iter_markers("needs"):
+        for package in mark.args:
+            if importlib.util.find_spec(package) is None:
+                pytest.skip(f"needs the package {package!r}, which an extra of rerank-pipelines brings")
 
 
 @pytest.fixture(scope="session")

@@ -180,7 +180,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_a_manifest_is_half_written(tmp_path: Path) -> None:
     make(tmp_path / "x")
     (tmp_path / "x" / MANIFEST).unlink()
-    with pytest.raises(CorruptArtifactError, match=r"not an artifact: it has no manifest.json; build it again"):
+    with pytest.raises(CorruptArtifactError, match=r"not an artifact: it has no manifest.json; delete the folder"):
         open_artifact(tmp_path / "x", "thing", 2)
 
 

@@ -38,13 +38,13 @@ EXAMPLES: dict[str, Callable[[Files], Stage]] = {
     "rank_bm25, plus": lambda files: RankBM25(method="plus"),
     "candidates": lambda files: Candidates(files["run"]),
     "candidates, in the file's order": lambda files: Candidates(files["run"], ties="file"),
-    "rrf": lambda files: rrf(BM, BM25(k=2, b=0.9), RankBM25(), k=10),
+    "rrf": lambda files: rrf(BM, BM25(k=2, b=0.9), BM25(k1=2.0, b=1.0), k=10),
     "rrf, of lists": lambda files: RRF((Cut(3), Normalise())),
-    "sum": lambda files: 0.3 * BM.minmax() + 0.7 * RankBM25(k=3).minmax(),
+    "sum": lambda files: 0.3 * BM.minmax() + 0.7 * BM25(k=3, b=0.9).minmax(),
     "sum, of zscores": lambda files: WeightedSum((Normalise("zscore"), BM.zscore()), (1.0, -0.5)),
     "union": lambda files: Union((BM, Cut(3))),
-    "intersection": lambda files: BM & RankBM25() & Cut(9),
-    "concatenation": lambda files: Concatenation((Cut(1), BM25(k=3), RankBM25())),
+    "intersection": lambda files: BM & BM25(b=0.9) & Cut(9),
+    "concatenation": lambda files: Concatenation((Cut(1), BM25(k=3), BM25(b=0.9))),
     "pipeline": lambda files: BM >> Cut(3),
     "pipeline, named and nested": lambda files: Pipeline((Pipeline((BM, Cut(3)), 'in "ner"'), Exclude()), "ü", "no"),
     "cut": lambda files: Cut(2),
@@ -69,6 +69,15 @@ EXAMPLES: dict[str, Callable[[Files], Stage]] = {
     "splade": lambda files: Splade(files["splade"], dtype="float32"),
 }
 NEURAL = {"rescore", "dense", "splade"}
+PACKAGES = {
+    "rank_bm25": ("rank_bm25",),
+    "rescore": ("sentence_transformers",),
+    "dense": ("sentence_transformers", "faiss"),
+    "splade": ("sentence_transformers",),
+}
+CASES = [
+    pytest.param(example, marks=pytest.mark.needs(*PACKAGES.get(example.split(",")[0], ()))) for example in EXAMPLES
+]
 
 
 @pytest.fixture
@@ -98,14 +107,14 @@ def test_every_registered_stage_has_an_example() -> None:
     assert {example.split(",")[0] for example in EXAMPLES} == set(table())
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", CASES)
 def test_a_registered_stage_keeps_every_convention(example: str, files: Files, runtime: Runtime) -> None:
     stage = EXAMPLES[example](files)
     assert name_of(type(stage)) == example.split(",")[0] or isinstance(stage, Pipeline)
     check_stage(stage, runtime=runtime, tolerance=1e-6 if example.split(",")[0] in NEURAL else 0.0)
 
 
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("example", CASES)
 def test_a_registered_stage_pickles(example: str, files: Files) -> None:
     stage = EXAMPLES[example](files)
     assert pickle.loads(pickle.dumps(stage)) == stage  # noqa: S301

@@ -44,9 +44,9 @@ def pool(
       rerank data judge pool.jsonl --data my-folder --out my-folder/qrels/test.tsv
     """
     from rerank.artifact import write_text
-    from rerank.ready import find_pipeline
     from rerank.data.load import load
     from rerank.data.pool import pool as pooled
+    from rerank.ready import find_pipeline
 
     stages = [find_pipeline(name) for name in pipelines]
     with session(home, device, threads, progress) as runtime:

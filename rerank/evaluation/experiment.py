@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from rerank.artifact import MANIFEST, fingerprint, read_manifest, verify_artifact, write_json, write_text
-from rerank.config import FilePath, _object_schema, build, pipeline_from, stage_fingerprint, to_yaml
+from rerank.config import FilePath, build, object_schema, pipeline_from, stage_fingerprint, to_yaml
 from rerank.config import schema as pipeline_schema
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
@@ -123,7 +123,7 @@ def experiment_schema() -> dict[str, Any]:
     pipelines = pipeline_schema()
     definitions = pipelines.pop("$defs")
     definitions["pipeline"] = {key: value for key, value in pipelines.items() if key not in ("$schema", "title")}
-    options = _object_schema(ExperimentOptions)
+    options = object_schema(ExperimentOptions)
     item = {"anyOf": [{"type": "string"}, {"$ref": "#/$defs/pipeline"}]}
     description = "YAML files, names of ready pipelines, or mappings with `name` and `stages`."
     listed = {"type": "array", "items": item, "minItems": 1, "description": description}

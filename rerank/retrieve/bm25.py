@@ -11,7 +11,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from rerank.artifact import Draft, Manifest, find_or_build, fingerprint, new_artifact, open_artifact, write_text
+from rerank.artifact import (
+    Draft,
+    Manifest,
+    canonical_json,
+    find_or_build,
+    fingerprint,
+    new_artifact,
+    open_artifact,
+    write_text,
+)
 from rerank.config import FilePath
 from rerank.data.corpus import StoredIds, write_ids
 from rerank.errors import ArtifactError, ConfigError, CorruptArtifactError
@@ -185,11 +194,10 @@ class BM25Index:
             return SparseQueries.of(
                 [[code for t in self.analyser(query) if (code := get(t)) is not None] for query in ranking.queries]
             )
+        own = canonical_json(self.settings["analyser"])
         for used in ranking.query_columns["terms_analyser"][:1]:
-            if used != self.analyser:
-                raise ConfigError(
-                    f"bm25: the index analyses text as {self.analyser}, but the terms were made by {used}"
-                )
+            if used != own:
+                raise ConfigError(f"bm25: the index analyses text as {own}, but the weighted terms were made by {used}")
         known = [[(code, weight) for term, weight in pairs if (code := get(term)) is not None] for pairs in weighted]
         return SparseQueries.of([[c for c, _ in query] for query in known], [[w for _, w in query] for query in known])
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
+from rerank.artifact import canonical_json
 from rerank.errors import ConfigError, DataError
 from rerank.ranking import Ranking
 from rerank.retrieve.analysis import Analyser
@@ -61,8 +63,7 @@ class RM3(Stage):
             rows = slice(int(head.offsets[position]), int(head.offsets[position + 1]))
             scored = list(zip(head.docs[rows].tolist(), head.scores[rows].tolist(), strict=True))
             weighted[position] = self._mix(analyser(query), [(bags[code], score) for code, score in scored])
-        marks = np.full(len(ranking), None, dtype=object)
-        marks[:] = [analyser] * len(ranking)
+        marks = np.full(len(ranking), canonical_json(dataclasses.asdict(analyser)), dtype=object)
         expanded = ranking.with_queries(ranking.queries)
         return expanded.with_query_column("terms", weighted).with_query_column("terms_analyser", marks)
 

@@ -151,6 +151,7 @@ def test_a_reranker_without_candidates_cannot_search(rerank: Rerank, beir: Path)
     assert "candidates" in one_line(rerank("search", path, "tree", "--data", beir))
 
 
+@pytest.mark.needs("faiss")
 def test_a_missing_model_is_told(rerank: Rerank, beir: Path) -> None:
     path = beir / "p.yaml"
     path.write_text("stages:\n- dense: {model: /nowhere/model}\n", encoding="utf-8")

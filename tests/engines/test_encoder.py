@@ -20,6 +20,8 @@ from rerank.errors import ModelError
 from rerank.ranking import ScoreKind
 from rerank.runtime import Runtime
 
+pytestmark = pytest.mark.needs("sentence_transformers")
+
 ODD_TEXTS = ["", " ", "naïve café 東京 🦀", "x" * 500, "[SEP] [MASK] <|im_end|>", "tab\tand\nline"]
 
 

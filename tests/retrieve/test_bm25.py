@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import rerank
-from rerank.artifact import MANIFEST
+from rerank.artifact import MANIFEST, canonical_json
 from rerank.data.corpus import MemoryCorpus
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
@@ -160,7 +161,7 @@ def test_excluded_documents_are_not_found_and_do_not_take_a_place(runtime: Runti
 
 def test_weighted_terms_are_read_instead_of_the_text(runtime: Runtime) -> None:
     terms = np.fromiter([(("light", 2.0), ("nothing", 1.0)), ()], dtype=object)
-    marks = np.array([Analyser().resolve()] * 2, dtype=object)
+    marks = np.array([canonical_json(dataclasses.asdict(Analyser().resolve()))] * 2, dtype=object)
     found = search(BM25(), TEXTS, {"q": "stars", "r": "stars"}, terms=terms, terms_analyser=marks)
     plain = search(BM25(), TEXTS, {"q": "light"})
     assert found["q"].docnos == plain["q"].docnos
@@ -170,7 +171,7 @@ def test_weighted_terms_are_read_instead_of_the_text(runtime: Runtime) -> None:
 
 def test_terms_of_another_analyser_are_refused(runtime: Runtime) -> None:
     pipeline = BM25() >> RM3(analyser=Analyser("de")) >> BM25()
-    with pytest.raises(ConfigError, match=r"the index analyses text as .* but the terms were made by"):
+    with pytest.raises(ConfigError, match=r"the index analyses text as .* but the weighted terms were made by"):
         pipeline(Ranking.start({"q": "light"}, MemoryCorpus(TEXTS)))
 
 
@@ -318,7 +319,7 @@ def test_a_newer_another_and_a_half_written_index_are_told_apart(index: Path) ->
     with pytest.raises(CorruptArtifactError, match="configuration or vocabulary cannot be read"):
         use(index)
     (index / MANIFEST).unlink()
-    with pytest.raises(CorruptArtifactError, match=r"it has no manifest.json; build it again"):
+    with pytest.raises(CorruptArtifactError, match=r"it has no manifest.json; delete the folder and build it again"):
         use(index)
     with pytest.raises(ArtifactError, match="no such artifact folder"):
         use(index / "nowhere")

@@ -21,6 +21,8 @@ from rerank.retrieve.dense import HNSW, IVF, Dense
 from rerank.retrieve.vectors import vectors_of
 from rerank.runtime import Runtime
 
+pytestmark = pytest.mark.needs("sentence_transformers", "faiss")
+
 QUERIES = {"q1": "black hole", "q2": "lift and drag of the wing", "q3": "sun"}
 
 

@@ -12,6 +12,8 @@ from rerank.retrieve import nearest as module
 from rerank.retrieve.nearest import nearest
 from rerank.retrieve.vector_index import FlatSearch
 
+pytestmark = pytest.mark.needs("faiss")
+
 
 def brute(
     queries: npt.NDArray[np.float32], matrix: npt.NDArray[np.float32], k: int, excluded: list[npt.NDArray[np.int64]]

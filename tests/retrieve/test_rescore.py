@@ -18,6 +18,8 @@ from rerank.retrieve.rescore import Rescore
 from rerank.runtime import Runtime
 from rerank.stage import FROM_QUERIES, Flow
 
+pytestmark = pytest.mark.needs("sentence_transformers", "faiss")
+
 QUERIES = {"q1": "black hole", "q2": "lift and drag of the wing"}
 
 

@@ -18,6 +18,8 @@ from rerank.retrieve import shards
 from rerank.retrieve.splade import Splade
 from rerank.runtime import Runtime
 
+pytestmark = pytest.mark.needs("sentence_transformers")
+
 QUERIES = {"q1": "black hole", "q2": "lift and drag of the wing", "q3": "sun"}
 
 

@@ -12,6 +12,8 @@ from rerank.retrieve.nearest import nearest
 from rerank.retrieve.vector_index import FlatSearch, IndexSearch, read_index, write_index
 from rerank.runtime import Runtime
 
+pytestmark = pytest.mark.needs("faiss")
+
 
 @pytest.fixture
 def runtime(own_home: Path) -> Runtime:

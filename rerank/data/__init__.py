@@ -1,0 +1,3 @@
+"""Collections: queries, corpora, judgments, candidates, runs, in memory and on disk."""
+
+from __future__ import annotations

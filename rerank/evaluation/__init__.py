@@ -1,0 +1,3 @@
+"""Measuring runs: measures, significance, comparison, experiments, report."""
+
+from __future__ import annotations
