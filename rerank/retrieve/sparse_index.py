@@ -27,6 +27,8 @@ Int64 = npt.NDArray[np.int64]
 Float32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.floating[Any]]
 
+_BLOCK = 1 << 22
+
 
 @dataclass(frozen=True)
 class SparseQueries:
@@ -177,6 +179,7 @@ class SparseIndex:
         self._impacts, self._documents, self._starts = impacts, documents, starts
         self.n_documents = n_documents
         self.n_terms = len(starts) - 1
+        self._checked = False
 
     @classmethod
     def open(cls, folder: Path) -> SparseIndex:
@@ -191,6 +194,15 @@ class SparseIndex:
         if not fits or np.any(np.diff(starts) < 0):
             raise CorruptArtifactError(f"{folder}: the index's arrays do not fit each other; build it again")
         return cls(impacts, documents, starts, int(shape[0]))
+
+    def _check_documents(self) -> None:
+        """Reads every posting once, before the first search: compiled code must not write outside its arrays."""
+        if not self._checked:
+            for start in range(0, len(self._documents), _BLOCK):
+                block = self._documents[start : start + _BLOCK]
+                if block.min() < 0 or block.max() >= self.n_documents:
+                    raise CorruptArtifactError("the index names documents that it does not have; build it again")
+            self._checked = True
 
     def search(
         self, queries: SparseQueries, k: int, excluded: Sequence[npt.NDArray[np.int64]] | None = None, threads: int = 1
@@ -208,6 +220,7 @@ class SparseIndex:
 
     def _search(self, queries: SparseQueries, k: int, excluded: Sequence[Int64] | None, span: tuple[int, int]) -> Found:
         """The queries `span` on one thread, with one array of sums that every query leaves clean."""
+        self._check_documents()
         search = _kernel()
         weights = np.ones(len(queries.terms), dtype=np.float32) if queries.weights is None else queries.weights
         sums = np.zeros(self.n_documents, dtype=np.float32)

@@ -173,3 +173,12 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
         with pytest.raises(CorruptArtifactError, match=rf"{name}.npy: not a readable array"):
             SparseIndex.open(tmp_path)
         path.write_bytes(whole)
+
+
+@pytest.mark.parametrize("code", [-1, 4, 2**31 - 1])
+@pytest.mark.parametrize("n_documents", [4, 400])
+def test_a_posting_of_a_document_that_is_not_there_is_told_not_written_to(code: int, n_documents: int) -> None:
+    documents = np.array([0, code if code != 4 else n_documents], dtype=np.int32)
+    index = SparseIndex(np.ones(2, np.float32), documents, np.array([0, 2], dtype=np.int64), n_documents)
+    with pytest.raises(CorruptArtifactError, match="names documents that it does not have"):
+        index.search(SparseQueries.of([[0]]), 1)
