@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from rerank.data.dataset import Dataset
     from rerank.data.load import load
     from rerank.data.trec import read_run, write_run
+    from rerank.engines.engine import CrossEncoderEngine, Engine, FakeEngine
     from rerank.evaluation.compare import compare_runs
     from rerank.evaluation.evaluation import evaluate_run
     from rerank.evaluation.experiment import evaluate, load_experiment
     from rerank.evaluation.report import write_report
     from rerank.ranking import Hit, Ranking, ScoreKind
+    from rerank.reranker import Rerank
     from rerank.retrieve.analysis import Analyser
     from rerank.retrieve.bm25 import BM25
     from rerank.retrieve.candidates import Candidates
@@ -32,6 +34,13 @@ if TYPE_CHECKING:
     from rerank.retrieve.rm3 import RM3
     from rerank.retrieve.select import Exclude, Filter
     from rerank.retrieve.splade import Splade
+    from rerank.rules.groupwise import Groupwise
+    from rerank.rules.listwise import Listwise
+    from rerank.rules.pairwise import Pairwise
+    from rerank.rules.pointwise import Pointwise
+    from rerank.rules.rule import Rule
+    from rerank.rules.setwise import Setwise
+    from rerank.rules.tournament import Tournament
     from rerank.run import Run
     from rerank.runtime import Runtime
     from rerank.stage import (
@@ -68,6 +77,15 @@ _NAMES = {
     "rerank.retrieve.rm3": ("RM3",),
     "rerank.retrieve.select": ("Exclude", "Filter"),
     "rerank.retrieve.splade": ("Splade",),
+    "rerank.reranker": ("Rerank",),
+    "rerank.engines.engine": ("CrossEncoderEngine", "Engine", "FakeEngine"),
+    "rerank.rules.groupwise": ("Groupwise",),
+    "rerank.rules.listwise": ("Listwise",),
+    "rerank.rules.pairwise": ("Pairwise",),
+    "rerank.rules.pointwise": ("Pointwise",),
+    "rerank.rules.rule": ("Rule",),
+    "rerank.rules.setwise": ("Setwise",),
+    "rerank.rules.tournament": ("Tournament",),
     "rerank.run": ("Run",),
     "rerank.runtime": ("Runtime",),
     "rerank.stage": (
@@ -84,9 +102,7 @@ _NAMES = {
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
-__all__ = [
-    *sorted(_HOMES)
-]
+__all__ = [*sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from rerank.artifact import file_sha256, fingerprint
 from rerank.errors import ConfigError, PipelineError, UnknownNameError, nearest
-from rerank.registry import lookup, name_of, table
+from rerank.registry import Part, lookup, name_of, names_of
 from rerank.yamlfile import Key, Tree, dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
     from rerank.stage import Pipeline, Stage
 
 T = TypeVar("T")
+P = TypeVar("P", bound=Part)
 
 
 class _PathMark:
@@ -78,13 +79,13 @@ def to_yaml(stage: Stage) -> str:
     return dump_yaml({**head, "stages": [stage_tree(part) for part in pipeline.stages]})
 
 
-def stage_tree(stage: Stage, *, hashes: bool = False) -> Any:
-    """A stage as plain data; with `hashes`, paths become the SHA-256 of what they hold."""
+def stage_tree(stage: Part, *, hashes: bool = False) -> Any:
+    """A stage, rule or engine as plain data; with `hashes`, paths become the SHA-256 of what they hold."""
     from rerank.stage import Pipeline
 
     name = name_of(type(stage))
     if name is None:
-        raise ConfigError(f"{stage!r} has no YAML form: {type(stage).__qualname__} is not a registered stage")
+        raise ConfigError(f"{stage!r} has no YAML form: {type(stage).__qualname__} is not registered")
     if isinstance(stage, Pipeline) and not stage.name and not stage.description and not hashes:
         return [stage_tree(part, hashes=hashes) for part in stage.stages]
     fields = _fields_tree(stage, hashes=hashes)
@@ -112,9 +113,7 @@ def _fields_tree(value: Any, *, hashes: bool) -> dict[str, Any]:
 
 
 def _plain(item: Any, *, hashes: bool) -> Any:
-    from rerank.stage import Stage
-
-    if isinstance(item, Stage):
+    if isinstance(item, Part):
         return stage_tree(item, hashes=hashes)
     if dataclasses.is_dataclass(item):
         return _fields_tree(item, hashes=hashes)
@@ -140,23 +139,35 @@ def stage_fingerprint(stage: Stage) -> str:
 
 
 def build_stage(value: Any, tree: Tree, key: Key) -> Stage:
-    """The stage that a YAML value stands for."""
+    """The stage that a YAML value stands for; a list is a pipeline."""
     from rerank.stage import Pipeline, Stage
 
     if isinstance(value, list):
         return _made(Pipeline, {"stages": _stages(value, tree, key)}, tree, key)
+    return build_part(Stage, value, tree, key)  # type: ignore[type-abstract]
+
+
+def build_part(base: type[P], value: Any, tree: Tree, key: Key) -> P:
+    """The stage, rule or engine that a YAML value stands for: a name, or one name with its fields."""
+    sort = base.__name__.lower()
     if isinstance(value, str):
         name, content = value, cast("Any", {})
     elif isinstance(value, dict) and len(value) == 1:
         name, content = next(iter(value.items()))
     else:
-        raise tree.error(key, f"expected a stage: a name, or one 'name: fields' pair; got {_shown(value)}")
+        raise tree.error(key, f"expected a {sort}: a name, or one 'name: fields' pair; got {_shown(value)}")
     try:
         found = lookup(name)
-    except UnknownNameError as error:
-        raise UnknownNameError(f"{tree.place(key)}: {error}") from None
-    if not issubclass(found, Stage):
-        raise tree.error(key, f"{name!r} is registered, but is not a stage")
+    except UnknownNameError:
+        names = names_of(base)
+        known = ", ".join(sorted(names))
+        raise UnknownNameError(
+            f"{tree.place(key)}: no {sort} is called {name!r}{nearest(name, names)}; known: {known}"
+        ) from None
+    if not issubclass(found, base):
+        raise tree.error(
+            key, f"{name!r} is registered, but is not a {sort}; known: {', '.join(sorted(names_of(base)))}"
+        )
     inner = (*key, name) if isinstance(value, dict) else key
     if content is None:
         content = {}
@@ -206,8 +217,8 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
     from rerank.stage import Stage
 
     bare = _bare(hint)
-    if isinstance(bare, type) and issubclass(bare, Stage):
-        return build_stage(value, tree, key)
+    if isinstance(bare, type) and issubclass(bare, Part) and value is not None:
+        return build_stage(value, tree, key) if bare is Stage else build_part(bare, value, tree, key)
     if bare == tuple[Stage, ...]:
         if not isinstance(value, list):
             raise tree.error(key, f"expected a list of stages; got {_shown(value)}")
@@ -284,27 +295,18 @@ def _shown(value: Any) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a pipeline file: what an editor needs to complete and check one."""
-    stages = {name: lookup(name) for name in sorted(table())}
-    one_of: list[dict[str, Any]] = []
+    from rerank.engines.engine import Engine
+    from rerank.rules.rule import Rule
+    from rerank.stage import Stage
+
     definitions: dict[str, Any] = {}
-    for name, kind in stages.items():
-        definitions[name] = object_schema(kind)
-        fields = dataclasses.fields(kind)
-        value: dict[str, Any] = {"$ref": f"#/$defs/{name}"}
-        if fields:
-            hints = typing.get_type_hints(kind, include_extras=True)
-            value = {"anyOf": [value, _schema_of(hints[fields[0].name])]}
-        one_of.append(
-            {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
-        )
-    bare = [n for n, k in stages.items() if all(_has_default(f) for f in dataclasses.fields(k))]
-    definitions["stage"] = {
-        "anyOf": [
-            {"enum": bare},
-            *one_of,
-            {"type": "array", "items": {"$ref": "#/$defs/stage"}, "description": "a pipeline of stages"},
-        ]
-    }
+    for base in (Stage, Rule, Engine):
+        parts = {name: lookup(name) for name in sorted(names_of(base))}
+        definitions |= {name: object_schema(kind) for name, kind in parts.items()}
+        definitions[base.__name__.lower()] = _choice_schema(parts)
+    definitions["stage"]["anyOf"].append(
+        {"type": "array", "items": {"$ref": "#/$defs/stage"}, "description": "a pipeline of stages"}
+    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "rerank pipeline",
@@ -318,6 +320,24 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": definitions,
     }
+
+
+def _choice_schema(parts: dict[str, type]) -> dict[str, Any]:
+    """A bare name where every field has a default, or one name with its fields or its first field's value."""
+    choices: list[dict[str, Any]] = [{"enum": [n for n, k in parts.items() if all(map(_has_default, _fields(k)))]}]
+    for name, kind in parts.items():
+        value: dict[str, Any] = {"$ref": f"#/$defs/{name}"}
+        if _fields(kind):
+            hints = typing.get_type_hints(kind, include_extras=True)
+            value = {"anyOf": [value, _schema_of(hints[_fields(kind)[0].name])]}
+        choices.append(
+            {"type": "object", "properties": {name: value}, "required": [name], "additionalProperties": False}
+        )
+    return {"anyOf": choices}
+
+
+def _fields(kind: type) -> tuple[dataclasses.Field[Any], ...]:
+    return dataclasses.fields(kind)
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -351,8 +371,8 @@ def _schema_of(hint: Any) -> dict[str, Any]:
     from rerank.stage import Stage
 
     bare = _bare(hint)
-    if isinstance(bare, type) and issubclass(bare, Stage):
-        return {"$ref": "#/$defs/stage"}
+    if isinstance(bare, type) and issubclass(bare, Part):
+        return {"$ref": f"#/$defs/{bare.__name__.lower()}"}
     if bare == tuple[Stage, ...]:
         return {"type": "array", "items": {"$ref": "#/$defs/stage"}}
     if isinstance(bare, type) and dataclasses.is_dataclass(bare):

@@ -5,6 +5,7 @@ Other packages add names through the entry-point group `rerank.stages`.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from functools import cache
 from importlib.metadata import entry_points
@@ -38,7 +39,36 @@ BUILT_IN: dict[str, str] = {
     "original_query": "rerank.retrieve.rewrite:OriginalQuery",
     # scoring a list again
     "rescore": "rerank.retrieve.rescore:Rescore",
+    "rerank": "rerank.reranker:Rerank",
+    # rules: how comparisons become an order
+    "pointwise": "rerank.rules.pointwise:Pointwise",
+    "groupwise": "rerank.rules.groupwise:Groupwise",
+    "setwise": "rerank.rules.setwise:Setwise",
+    "listwise": "rerank.rules.listwise:Listwise",
+    "pairwise": "rerank.rules.pairwise:Pairwise",
+    "tournament": "rerank.rules.tournament:Tournament",
+    # engines: what answers
+    "cross_encoder": "rerank.engines.engine:CrossEncoderEngine",
+    "fake": "rerank.engines.engine:FakeEngine",
 }
+
+
+class Part:
+    """Base of what is written by a registered name: stages, rules, engines; each a frozen dataclass of its kind."""
+
+    @property
+    def label(self) -> str:
+        """The part's short name: the one it is registered under, else its class name."""
+        return name_of(type(self)) or type(self).__name__
+
+    def __repr__(self) -> str:
+        """The expression that makes this part: only what differs from the defaults."""
+        shown = []
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            if field.default is dataclasses.MISSING or value != field.default:
+                shown.append(f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
 
 
 @cache
@@ -60,7 +90,7 @@ def lookup(name: str) -> type:
     """
     names = table()
     if name not in names:
-        raise UnknownNameError(f"no stage is called {name!r}{nearest(name, names)}; known: {', '.join(sorted(names))}")
+        raise UnknownNameError(f"nothing is called {name!r}{nearest(name, names)}; known: {', '.join(sorted(names))}")
     module, _, attribute = names[name].partition(":")
     found: type = getattr(importlib.import_module(module), attribute)
     return found
@@ -70,6 +100,16 @@ def name_of(kind: type) -> str | None:
     """The name that `kind` is registered under, without importing any other class."""
     target = f"{kind.__module__}:{kind.__qualname__}"
     return next((name for name, path in table().items() if path == target), None)
+
+
+def names_of(base: type) -> list[str]:
+    """The names of everything of one kind, e.g. all stages.
+
+    >>> from rerank.rules.rule import Rule
+    >>> "setwise" in names_of(Rule)
+    True
+    """
+    return [name for name in table() if issubclass(lookup(name), base)]
 
 
 def stages_giving(what: str) -> list[str]:

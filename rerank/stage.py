@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from rerank.errors import PipelineError
 from rerank.ranking import Ranking, ScoreKind, merge_tables
+from rerank.registry import Part
 from rerank.runtime import Runtime
 
 DOCUMENTS = "documents"
@@ -44,7 +45,7 @@ FROM_ANYTHING = Flow(frozenset({DOCUMENTS}), None)
 """A pipeline's input when candidates may come with the data."""
 
 
-class Stage(ABC):
+class Stage(Part, ABC):
     """Base of all stages; a subclass is a frozen dataclass with hashable fields and a `transform`.
 
     Class attributes say what the stage needs of the flow, what it adds, and the kind of its scores (None: as before).
@@ -87,27 +88,11 @@ class Stage(ABC):
         """The stages inside this one."""
         return ()
 
-    @property
-    def label(self) -> str:
-        """The stage's short name: the one it is registered under, else its class name."""
-        from rerank.registry import name_of
-
-        return name_of(type(self)) or type(self).__name__
-
     def walk(self) -> Iterator[Stage]:
         """This stage and all stages inside it."""
         yield self
         for part in self.parts():
             yield from part.walk()
-
-    def __repr__(self) -> str:
-        """The expression that makes this stage: only what differs from the defaults."""
-        shown = []
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.default is dataclasses.MISSING or value != field.default:
-                shown.append(f"{field.name}={value!r}")
-        return f"{type(self).__name__}({', '.join(shown)})"
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(repr(self))}</pre>"

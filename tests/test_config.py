@@ -119,7 +119,7 @@ def test_only_what_differs_from_the_defaults_is_written(stage: Stage, tree: Any)
 
 
 def test_a_stage_without_a_yaml_form_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"has no YAML form: Function is not a registered stage"):
+    with pytest.raises(ConfigError, match=r"has no YAML form: Function is not registered"):
         to_yaml(Cut(5) >> apply(lambda ranking: ranking))
 
 
@@ -375,10 +375,10 @@ def test_a_fingerprint_follows_the_content_of_files_and_artifacts(tmp_path: Path
 # -- schema --------------------------------------------------------------------------------
 
 
-def test_the_schema_is_one_and_knows_every_stage_with_its_words() -> None:
+def test_the_schema_is_one_and_knows_every_part_with_its_words() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert {*registry.BUILT_IN, "stage"} == set(SCHEMA["$defs"])
+    assert {*registry.BUILT_IN, "stage", "rule", "engine"} == set(SCHEMA["$defs"])
     bm25 = SCHEMA["$defs"]["bm25"]
     assert bm25["description"].startswith("The `k` documents")
     assert bm25["properties"]["k"] == {

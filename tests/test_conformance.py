@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rerank.registry import name_of, table
+from rerank.engines.engine import FakeEngine
+from rerank.registry import name_of, names_of
+from rerank.reranker import Rerank
 from rerank.retrieve.analysis import Analyser
 from rerank.retrieve.bm25 import BM25
 from rerank.retrieve.candidates import Candidates
@@ -20,6 +22,7 @@ from rerank.retrieve.rewrite import OriginalQuery, Rewrite
 from rerank.retrieve.rm3 import RM3
 from rerank.retrieve.select import Exclude, Filter
 from rerank.retrieve.splade import Splade
+from rerank.rules.setwise import Setwise
 from rerank.runtime import Runtime
 from rerank.stage import Concatenation, Cut, Normalise, Pipeline, Stage, Union, WeightedSum
 from rerank.testing import check_stage, sample_dataset
@@ -66,6 +69,8 @@ EXAMPLES: dict[str, Callable[[Files], Stage]] = {
         files["encoder"], k=7, index="ivf", ivf=IVF(lists=1, probes=1), dtype="float32"
     ),
     "dense, eight bits": lambda files: Dense(files["encoder"], index="sq8", dtype="float32"),
+    "rerank": lambda files: Rerank(FakeEngine(files["qrels"]), k=None),
+    "rerank, the head": lambda files: Rerank(FakeEngine(files["qrels"], noise=0.5), Setwise(k=2, size=3), k=3),
     "splade": lambda files: Splade(files["splade"], dtype="float32"),
 }
 NEURAL = {"rescore", "dense", "splade"}
@@ -87,8 +92,14 @@ def files(request: pytest.FixtureRequest, tmp_path: Path) -> Files:
     rows = [(hits.qid, hit) for hits in data.candidates for hit in hits]
     run = "".join(f"{qid} Q0 {hit.docno} {hit.rank} {hit.score} sample\n" for qid, hit in rows)
     rewritings = "".join(f"{qid}\t{text} und star\n" for qid, text in data.queries.items() if qid != "q1")
-    paths = {"run": tmp_path / "run.trec", "rewritings": tmp_path / "rewritings.tsv", "ids": tmp_path / "ids.txt"}
-    for name, content in (("run", run), ("rewritings", rewritings), ("ids", "d2\nZürich\nunknown\n")):
+    qrels = "".join(f"{qid} 0 {docno} {grade}\n" for qid, g in (data.qrels or {}).items() for docno, grade in g.items())
+    paths = {
+        "qrels": tmp_path / "qrels.trec",
+        "run": tmp_path / "run.trec",
+        "rewritings": tmp_path / "rewritings.tsv",
+        "ids": tmp_path / "ids.txt",
+    }
+    for name, content in (("qrels", qrels), ("run", run), ("rewritings", rewritings), ("ids", "d2\nZürich\nunknown\n")):
         paths[name].write_text(content, encoding="utf-8")
     if request.node.callspec.params["example"].split(",")[0] in NEURAL:
         paths["encoder"] = request.getfixturevalue("tiny_encoder")
@@ -104,7 +115,7 @@ def runtime(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runtime]:
 
 
 def test_every_registered_stage_has_an_example() -> None:
-    assert {example.split(",")[0] for example in EXAMPLES} == set(table())
+    assert {example.split(",")[0] for example in EXAMPLES} == set(names_of(Stage))
 
 
 @pytest.mark.parametrize("example", CASES)

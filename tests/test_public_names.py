@@ -23,7 +23,7 @@ def test_type_checkers_and_users_see_the_same_names():
     assert seen == set(rerank.__all__)
 
 
-def test_every_registered_stage_is_public():
+def test_everything_that_is_registered_is_public():
     from rerank.registry import BUILT_IN, lookup
 
     stages = {lookup(name).__name__ for name in BUILT_IN}

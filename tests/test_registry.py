@@ -13,7 +13,7 @@ import pytest
 from rerank import registry
 from rerank.errors import UnknownNameError
 from rerank.retrieve.bm25 import BM25
-from rerank.stage import Cut, Pipeline, Stage
+from rerank.stage import Cut, Pipeline
 
 
 @pytest.fixture
@@ -29,9 +29,9 @@ def plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[EntryPoint]]:
 
 
 @pytest.mark.parametrize("name", sorted(registry.BUILT_IN))
-def test_every_built_in_name_is_a_frozen_dataclass_stage_that_knows_its_name(name: str) -> None:
+def test_every_built_in_name_is_a_frozen_dataclass_that_knows_its_name(name: str) -> None:
     kind = registry.lookup(name)
-    assert issubclass(kind, Stage)
+    assert issubclass(kind, registry.Part)
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
     assert registry.name_of(kind) == name
@@ -40,7 +40,7 @@ def test_every_built_in_name_is_a_frozen_dataclass_stage_that_knows_its_name(nam
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_names() -> None:
-    with pytest.raises(UnknownNameError, match=r"no stage is called 'bm52'; did you mean 'bm25'\?; known: bm25, "):
+    with pytest.raises(UnknownNameError, match=r"nothing is called 'bm52'; did you mean 'bm25'\?; known: bm25, "):
         registry.lookup("bm52")
 
 
