@@ -190,6 +190,7 @@ def new_artifact(
 
     An older artifact of the same name is replaced; after an error nothing has changed.  `key` is the fingerprint.
     """
+    _check_replaceable(folder)
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -215,6 +216,13 @@ def new_artifact(
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _check_replaceable(folder: Path) -> None:
+    """Whether `folder` is an artifact, empty or not there; anything else may hold what somebody wants to keep."""
+    if folder.is_dir() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
+        message = f"{folder}: has files but no {MANIFEST}, so it is not an artifact; delete it or choose another name"
+        raise ArtifactError(message)
+
+
 def _put(part: Path, final: Path) -> None:
     """Renames the folder `part` to `final`, in place of what is there; another process may be doing the same."""
     old = final.with_name(f".{final.name}.{os.getpid()}.old")
@@ -229,6 +237,9 @@ def _put(part: Path, final: Path) -> None:
                 raise ArtifactError(message) from error
         with contextlib.suppress(FileNotFoundError):
             final.rename(old)
+            if not (old / MANIFEST).is_file():
+                old.rename(final)
+                _check_replaceable(final)
     shutil.rmtree(old, ignore_errors=True)
 
 

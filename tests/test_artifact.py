@@ -439,3 +439,12 @@ def test_the_cache_root_goes_by_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert cache_home() == Path("/xdg/rerank")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_home() == Path("/home/someone/.cache/rerank")
+
+
+def test_a_folder_of_somebody_s_files_is_never_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter-1.txt").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ArtifactError, match="is not an artifact; delete it or choose another name"):
+        make(folder)
+    assert (folder / "chapter-1.txt").read_text(encoding="utf-8") == "years of work"

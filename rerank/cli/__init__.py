@@ -136,7 +136,7 @@ def _complain(message: str) -> int:
 
 
 def _misused(error: Any) -> int:
-    if type(error).__name__ == "NoArgsIsHelpError":
+    if type(error).__name__ == "NoArgsIsHelpError":  # a command given bare: its message is the help
         error.show()
         return BAD_INPUT
     command = error.ctx.command_path if error.ctx is not None else "rerank"

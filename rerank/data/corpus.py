@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rerank.artifact import Manifest, new_artifact, open_artifact
+from rerank.artifact import MANIFEST, Manifest, new_artifact, open_artifact
 from rerank.errors import CorruptArtifactError, DataError
 from rerank.ids import IntArray, MemoryIds, ObjectArray
 
@@ -266,6 +267,9 @@ def write_corpus(documents: Iterable[Document], home: Path, language: str, origi
         draft.fingerprint = digest.hexdigest()
         draft.config.update(language=language, ids=table, documents=len(ids))
         draft.final = home / draft.fingerprint[:32]
+        if not (draft.final / MANIFEST).is_file():
+            # Named by content, so what is left there without a manifest is this corpus, damaged.
+            shutil.rmtree(draft.final, ignore_errors=True)
     return Corpus.open(draft.final)
 
 

@@ -24,7 +24,7 @@ from rerank.ranking import TextSource
 
 logger = logging.getLogger(__name__)
 
-SHARD = 2048
+SHARD = 512
 Int64 = npt.NDArray[np.int64]
 Arrays = Mapping[str, npt.NDArray[Any]]
 Hashes = npt.NDArray[np.bytes_]

@@ -275,7 +275,7 @@ def test_damaged_vectors_are_told_not_used(own_home: Path, tiny_encoder: Path, c
         (stored(own_home) / "manifest.json").write_text("{", encoding="utf-8")
     with (
         Runtime(own_home, threads=1, device="cpu", progress=False) as runtime,
-        pytest.raises(CorruptArtifactError, match="build the artifact again"),
+        pytest.raises(CorruptArtifactError, match="delete the folder and build it again"),
     ):
         runtime.rank(dense(tiny_encoder), Ranking.start(QUERIES, corpus))
 

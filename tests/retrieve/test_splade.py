@@ -147,7 +147,7 @@ def test_a_damaged_index_is_told_not_used(own_home: Path, tiny_splade: Path, cor
     path.write_bytes(path.read_bytes()[:-4])
     with (
         Runtime(own_home, threads=1, device="cpu", progress=False) as runtime,
-        pytest.raises(CorruptArtifactError, match="build the artifact again"),
+        pytest.raises(CorruptArtifactError, match="delete the folder and build it again"),
     ):
         runtime.rank(splade(tiny_splade), Ranking.start(QUERIES, corpus))
 

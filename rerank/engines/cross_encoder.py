@@ -1,0 +1,389 @@
+"""Cross-encoders: (query, document) pairs to logits."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.engines.packing import TOLERANCE, Pack, Packing, alone, find_packing, padded, padded_inputs, position_shift
+from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
+from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches, torch_threads
+from rerank.errors import ModelError
+
+if TYPE_CHECKING:
+    from rerank.models import ModelFolder
+    from rerank.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+Pair = tuple[str, str]
+_TEXTS_AT_ONCE = 1024
+"""Pairs that are tokenised together: as lists of Python numbers, ids take nine times the room."""
+_CAUSES = (
+    "the head was not trained to rank (or is a new one), its labels are the other way round, or the model does not "
+    "know the language"
+)
+
+
+class PairTokens(NamedTuple):
+    """Tokenised pairs, cut to the model's length."""
+
+    ids: list[npt.NDArray[np.int32]]
+    types: list[npt.NDArray[np.int32]] | None
+    """Which part each token belongs to, for models that are told."""
+    lengths: npt.NDArray[np.int64]
+    """[n] tokens of each pair before its document was cut."""
+    cut_queries: int
+    """Pairs whose query was cut."""
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """[n] tokens of each pair."""
+        return np.fromiter(map(len, self.ids), dtype=np.int64, count=len(self.ids))
+
+    def take(self, rows: Sequence[int]) -> Rows:
+        """Some of the pairs."""
+        return Rows([self.ids[i] for i in rows], None if self.types is None else [self.types[i] for i in rows])
+
+
+class Rows(NamedTuple):
+    """Token ids, and types where the model is told them, of the pairs of a batch."""
+
+    ids: list[npt.NDArray[np.int32]]
+    types: list[npt.NDArray[np.int32]] | None
+
+    @property
+    def pack(self) -> Pack:
+        """The pairs end to end."""
+        return Pack([len(row) for row in self.ids])
+
+
+class CrossEncoder(Scorer):
+    """A sequence classifier with one label (its logit is the score) or two (the second's logit less the first's).
+
+    A saved activation such as a sigmoid is not applied: scores are logits.  The transformer computes in the chosen
+    type, the head in float32, because 16-bit logits tie.
+    """
+
+    library_class: ClassVar[str] = "AutoModelForSequenceClassification"
+    min_agreement: ClassVar[float] = 0.98
+
+    def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
+        _refuse_other_modules(folder)
+        super().__init__(folder, device=device, threads=threads)
+
+    def pairs(self, pairs: Sequence[Pair], count: Count | None = None) -> FloatVector:
+        """float32 [n]: the logits of (query, document) pairs, in the order given.
+
+        Special tokens inside a text are read as plain characters.  A pair that is too long loses the end of its
+        document, down to a quarter of the room, then the end of its query.
+
+        Args:
+            pairs: texts.
+            count: is told `tokens`, `truncated documents` and `truncated queries`, e.g. `runtime.count`.
+
+        Raises:
+            ModelError: scores that are not finite.
+        """
+        import torch
+
+        tokens = self.tokenise(pairs)
+        if count is not None:
+            count("tokens", int(tokens.sizes.sum()))
+            count("truncated documents", int((tokens.lengths > self.limit).sum()))
+            count("truncated queries", tokens.cut_queries)
+        scores = np.empty(len(pairs), dtype=np.float32)
+        sizes = tokens.sizes
+        with torch_threads(self._threads), torch.inference_mode():
+            batches = self._batches(sizes)
+            logits = self._in_batches(
+                batches, lambda batch: int(sizes[batch].sum()), lambda batch: self._logits(tokens.take(batch))
+            )
+            for batch, found in logits:
+                scores[batch] = _read(found)
+        return self._finite(scores)
+
+    def plan(self, pairs: Sequence[Pair]) -> list[list[int]]:
+        """The numbers of pairs that are computed together; `pairs` of one such batch gives the same bits by itself."""
+        return self._batches(self.tokenise(pairs).sizes)
+
+    # -- tokens ------------------------------------------------------------
+
+    @property
+    def limit(self) -> int:
+        """The longest pair that the model reads, special tokens included."""
+        positions = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS
+        most = int(positions) - position_shift(self._base)
+        return min(most, int(self.tokenizer.model_max_length), MAX_TOKENS)
+
+    def tokenise(self, pairs: Sequence[Pair]) -> PairTokens:
+        """The token ids of pairs, each cut to `limit`."""
+        room = self.limit - self._special_tokens()
+        shorter = {query: self._cut(query, room - room // 4) for query in dict.fromkeys(query for query, _ in pairs)}
+        ids: list[npt.NDArray[np.int32]] = []
+        types: list[npt.NDArray[np.int32]] = []
+        lengths = np.empty(len(pairs), dtype=np.int64)
+        for start in range(0, len(pairs), _TEXTS_AT_ONCE):
+            some = [(shorter[query], document) for query, document in pairs[start : start + _TEXTS_AT_ONCE]]
+            encoded = self._tokens(some, truncation=False)
+            counts = lengths[start : start + len(some)]
+            counts[:] = [len(row) for row in encoded["input_ids"]]
+            long = np.flatnonzero(counts > self.limit).tolist()
+            if long:
+                again = self._tokens([some[i] for i in long], truncation="only_second", max_length=self.limit)
+                for name, rows in again.items():
+                    for i, row in zip(long, rows, strict=True):
+                        encoded[name][i] = row
+            ids += _arrays(encoded["input_ids"])
+            types += _arrays(encoded.get("token_type_ids", ()))
+        for i in np.flatnonzero(lengths == 0).tolist():
+            # Tokenizers of decoders add nothing to two empty texts.
+            ids[i] = np.array([self._pad()], dtype=np.int32)
+        cut = sum(shorter[query] != query for query, _ in pairs)
+        return PairTokens(ids, types or None, lengths, cut)
+
+    def _tokens(self, pairs: Sequence[Pair], **options: Any) -> Any:
+        queries, documents = zip(*pairs, strict=True)
+        options |= {"split_special_tokens": True, "verbose": False, "return_attention_mask": False}
+        return self.tokenizer(list(queries), list(documents), **options)
+
+    def _special_tokens(self) -> int:
+        return len(self._tokens([("", "")], truncation=False)["input_ids"][0])
+
+    def _cut(self, text: str, most: int) -> str:
+        """The longest beginning of `text` that has at most `most` tokens."""
+
+        def fits(length: int) -> bool:
+            options = {"split_special_tokens": True, "verbose": False, "add_special_tokens": False}
+            return len(self.tokenizer(text[:length], **options)["input_ids"]) <= most
+
+        # A token has a character at least.
+        if len(text) <= most or fits(len(text)):
+            return text
+        low, high = 0, len(text)
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        return text[:low]
+
+    # -- logits ------------------------------------------------------------
+
+    def _batches(self, sizes: npt.NDArray[np.int64]) -> list[list[int]]:
+        """Batches of pairs, longest first: at most `batch_tokens` tokens, padding included where there is any."""
+        if self._packing is None:
+            return [batch.tolist() for batch in token_batches(sizes, self.batch_tokens)]
+        return packed_batches(
+            np.argsort(-sizes, kind="stable").tolist(), sizes, self.batch_tokens, self._packing.longest
+        )
+
+    def _logits(self, rows: Rows) -> Any:
+        """float32 [n, labels] of one batch."""
+        if self._head is None:
+            return self.model(**padded_inputs(*rows, self._pad(), self.device)).logits.float()
+        return self._head.logits(self._states(rows), rows, self._pad())
+
+    def _states(self, rows: Rows) -> Any:
+        """[tokens, d]: the last hidden states of a batch, end to end."""
+        if len(rows.ids) == 1:
+            return alone(self._base, rows.ids[0], rows.types[0] if rows.types else None)
+        if self._packing is None:
+            inputs = padded_inputs(*rows, self._pad(), self.device)
+            return padded(self._base, inputs)[inputs["attention_mask"].bool()]
+        types = None if rows.types is None else np.concatenate(rows.types)
+        return self._packing.states(self._base, np.concatenate(rows.ids), rows.pack, types)
+
+    # -- loading ------------------------------------------------------------
+
+    @property
+    def _missing_advice(self) -> str:
+        return "it looks like a plain encoder: train a cross-encoder from it, or use it as a dense one"
+
+    def _find_packing(self) -> Packing | None:
+        import torch
+
+        labels = int(self.model.config.num_labels)
+        if labels not in (1, 2):
+            raise ModelError(
+                f"model {self.folder.name!r} has {labels} labels; a cross-encoder has one (relevance) or two "
+                "(irrelevant, relevant)"
+            )
+        if self.model.config.pad_token_id is None:
+            self.model.config.pad_token_id = self._pad()
+        tells_types = "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
+        n_types = int(getattr(self.model.config, "type_vocab_size", 0) or 0) if tells_types else 0
+        with torch_threads(self._threads), torch.inference_mode():
+            self._head = self._find_head()
+            if self._head is None:
+                logger.info("model %s: its head cannot be run by itself", self.folder.name)
+                return None
+            return find_packing(self._base, self.words(), self.limit, n_types=n_types)
+
+    def _find_head(self) -> Head | None:
+        """The model's head by itself; None where it does not give the model's own logits."""
+        import torch
+
+        if self._base is self.model:
+            return None
+        tokens = self.tokenise([(PROBE_TEXTS[i], PROBE_TEXTS[i + 1]) for i in range(0, 8, 2)])
+        each = [tokens.take([i]) for i in range(len(tokens.ids))]
+        rows, pad = tokens.take(range(len(tokens.ids))), self._pad()
+        wanted = torch.cat([self.model(**padded_inputs(*one, pad, self.device)).logits for one in each])
+        states = torch.cat([self._states(one) for one in each])
+        for reads in ("first", "last", "all"):
+            head = Head(self.model, reads)
+            try:
+                found = head.logits(states, rows, pad)
+            # Architectures differ in what their heads want, and fail in their own ways.
+            except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+                logger.debug("model %s: head on %s states: %s", self.folder.name, reads, error)
+                continue
+            if found.shape == wanted.shape and torch.allclose(found, wanted, atol=TOLERANCE, rtol=TOLERANCE):
+                return head
+        return None
+
+    def _convert(self, dtype: Any) -> None:
+        if self._head is None:
+            self.model.to(dtype)
+        else:
+            self._head.detach_pooler()
+            self._base.to(dtype)
+
+    def trial(self) -> list[FloatVector]:
+        """Scores of eight queries' lists of eight documents."""
+        queries = [text for text in PROBE_TEXTS if text[0].islower()][:8]
+        documents = [text for text in PROBE_TEXTS if text[0].isupper()][:8]
+        scores = self.pairs([(query, document) for query in queries for document in documents])
+        return list(scores.reshape(len(queries), len(documents)))
+
+    def order_holds(self) -> bool:
+        """Whether obviously relevant documents score above irrelevant ones; else a warning is logged."""
+        return check_order(self.pairs, f"cross-encoder {self.folder.name!r}", _CAUSES)
+
+
+class Head:
+    """The part of a classifier behind its transformer, run as the model's own code does, on states given to it.
+
+    Args:
+        model: the classifier.
+        reads: which states the head is given: of each sequence's first token, its last one, or all.
+    """
+
+    def __init__(self, model: Any, reads: Literal["first", "last", "all"]) -> None:
+        import torch
+
+        self.reads = reads
+        self._transformer = model.base_model
+        self._pooler = getattr(self._transformer, "pooler", None)
+        self._given: Any = None
+        # The same weights and code, with a stand-in for the transformer.
+        stand_in = torch.nn.Module()
+        stand_in.forward = self._give
+        self._model = copy.copy(model)
+        self._model._modules = {**model._modules, model.base_model_prefix: stand_in}
+
+    def detach_pooler(self) -> None:
+        """Takes the pooler, which some transformers have inside, out of the transformer: heads stay in float32."""
+        if getattr(self._transformer, "pooler", None) is not None:
+            self._transformer.pooler = None
+
+    def logits(self, states: Any, rows: Rows, pad: int) -> Any:
+        """float32 [n, labels] from the states [tokens, d] of sequences that lie end to end."""
+        if self.reads == "all":
+            inputs = padded_inputs(*rows, pad, states.device)
+            mask = inputs["attention_mask"].bool()
+            given = states.new_zeros((*mask.shape, states.shape[-1])).float()
+            given[mask] = states.float()
+        else:
+            places = slice(0, 1) if self.reads == "first" else slice(-1, None)
+            kept = Rows([row[places] for row in rows.ids], rows.types and [row[places] for row in rows.types])
+            inputs = padded_inputs(*kept, pad, states.device)
+            pack = rows.pack
+            given = states[(pack.starts if self.reads == "first" else pack.ends).tolist()].float().unsqueeze(1)
+        self._given = given
+        try:
+            return self._model(**inputs).logits.float()
+        finally:
+            self._given = None
+
+    def _give(self, *_: Any, **__: Any) -> Any:
+        """The states at hand in the form of a transformer's output."""
+        from transformers.modeling_outputs import BaseModelOutputWithPoolingAndCrossAttentions
+
+        pooled = None if self._pooler is None else self._pooler(self._given)
+        return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self._given, pooler_output=pooled)
+
+
+def packed_batches(
+    order: Iterable[int], sizes: npt.NDArray[np.int64], budget: int, longest: int | None
+) -> list[list[int]]:
+    """Numbers in batches of at most `budget` tokens, in the order given; what is over `longest` comes alone.
+
+    >>> packed_batches([0, 1, 2, 3], np.array([9, 4, 4, 3]), budget=8, longest=8)
+    [[0], [1, 2], [3]]
+    """
+    batches: list[list[int]] = []
+    free = 0
+    for i in order:
+        size = int(sizes[i])
+        if size > free or (longest is not None and size > longest):
+            batches.append([])
+            free = budget if longest is None or size <= longest else 0
+        batches[-1].append(i)
+        free -= size
+    return batches
+
+
+def _read(logits: Any) -> FloatVector:
+    """One score a pair: the logit, or the second label's less the first's."""
+    scores: FloatVector = (logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]).cpu().numpy()
+    return scores
+
+
+def _arrays(rows: Iterable[Sequence[int]]) -> list[npt.NDArray[np.int32]]:
+    return [np.array(row, dtype=np.int32) for row in rows]
+
+
+def _refuse_other_modules(folder: ModelFolder) -> None:
+    """Refuses sentence-transformers folders that are more than a classifier."""
+    listed = folder.path / "modules.json"
+    if not listed.is_file():
+        return
+    kinds = [str(row["type"]).rpartition(".")[2] for row in _json(listed, folder)]
+    if kinds != ["Transformer"]:
+        raise ModelError(
+            f"model {folder.name!r} is made of {', '.join(kinds)}; a cross-encoder is a Transformer alone "
+            "(an encoder is used by a dense stage, a causal model by the causal_lm engine)"
+        )
+    settings = folder.path / "config_sentence_transformers.json"
+    prompt = _json(settings, folder).get("default_prompt_name") if settings.is_file() else None
+    if prompt is not None:
+        raise ModelError(
+            f"model {folder.name!r} puts its prompt {prompt!r} before every pair, which is not supported; "
+            f"remove default_prompt_name from {settings} to score without it"
+        )
+
+
+def _json(path: Path, folder: ModelFolder) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model {folder.name!r}: {path} is not JSON ({error}); get it again") from error
+
+
+def load_cross_encoder(
+    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto"
+) -> CrossEncoder:
+    """The cross-encoder of that name, loaded once in `runtime`.
+
+    Raises:
+        UnknownNameError: the name means nothing.
+        ModelError: its files are missing, do not load, or are no cross-encoder's.
+    """
+    return load_scorer(CrossEncoder, runtime, model, revision, dtype)

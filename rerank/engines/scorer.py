@@ -1,0 +1,305 @@
+"""What engines that score with a transformer share: loading, types, the way a batch is computed, batches by tokens."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from rerank.artifact import fingerprint
+from rerank.engines.packing import Packing, still_agrees
+from rerank.engines.text_model import DType, has_bfloat16, quiet_loading
+from rerank.errors import ModelError
+from rerank.extras import need
+
+if TYPE_CHECKING:
+    from rerank.models import ModelFolder
+    from rerank.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+PATH_VERSION = 1
+"""Raised when the way from a request to its answer changes so that stored answers no longer fit."""
+MAX_TOKENS = 1 << 20
+"""Limits above this are a configuration's way to say that there is none."""
+
+FloatVector = npt.NDArray[np.float32]
+Answer = TypeVar("Answer")
+
+OBVIOUS = (
+    (
+        "how do vaccines work",
+        "A vaccine trains the immune system to recognise a pathogen before it meets the real one.",
+        "Paris has been the seat of French government since the Middle Ages.",
+    ),
+    (
+        "what is the capital of France",
+        "Paris is the capital of France.",
+        "Feed the starter twice a day and keep it warm until it doubles in four hours.",
+    ),
+)
+"""Queries with a document that answers them and one that does not."""
+
+
+class Scorer(ABC):
+    """A loaded model folder that scores; made in float32, turned to another type by `to`.
+
+    Raises:
+        ModelError: weights that are missing or do not load.
+    """
+
+    library_class: ClassVar[str]
+    """The class of transformers that reads the folder."""
+    min_agreement: ClassVar[float]
+    """Kendall's tau, against float32, that a 16-bit type must reach to be chosen by `auto`."""
+
+    def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
+        self.folder = folder
+        self.device = device
+        self.dtype = "float32"
+        # More gains nothing on a processor; halved where a device's memory does not hold it.
+        self.batch_tokens = 4096
+        self._threads = threads
+        self.tokenizer: Any = None
+        self.model = self._load()
+        self._base: Any = self.model.base_model
+        self._packing = self._find_packing()
+        logger.info("model %s: %s batches", folder.name, self.path)
+
+    # -- loading ------------------------------------------------------------
+
+    def _load(self) -> Any:
+        transformers = need("transformers", "dense", f"the model {self.folder.name!r}")
+        torch = need("torch", "dense", f"the model {self.folder.name!r}")
+        from safetensors import SafetensorError
+
+        path = str(self.folder.path)
+        try:
+            with quiet_loading():
+                self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                model, report = getattr(transformers, self.library_class).from_pretrained(
+                    path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"model {self.folder.name!r} ({path}) does not load as {self.library_class}: "
+                f"{type(error).__name__}: {reason[:300]}; check the folder or fetch the model again"
+            ) from error
+        missing = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+        if missing:
+            raise ModelError(
+                f"model {self.folder.name!r} ({path}) has no weights for {', '.join(missing[:3])}"
+                f"{' ...' if len(missing) > 3 else ''}, so its scores would be random; {self._missing_advice}"
+            )
+        model.eval()
+        for parameter in model.parameters():
+            parameter.requires_grad_(requires_grad=False)
+        return model.to(self.device)
+
+    @property
+    @abstractmethod
+    def _missing_advice(self) -> str:
+        """What a folder without some weights probably is."""
+
+    @abstractmethod
+    def _find_packing(self) -> Packing | None:
+        """How the model is packed; None where its own padded batches are used."""
+
+    def to(self, dtype: str) -> None:
+        """Computes in `dtype` from now on; packed batches are tried again in it."""
+        import torch
+
+        self._convert(getattr(torch, dtype))
+        self.dtype = dtype
+        if self._packing is not None and not still_agrees(self._packing, self._base, self.words(), self.limit):
+            logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
+            self._packing = None
+
+    @abstractmethod
+    def _convert(self, dtype: Any) -> None:
+        """Turns the weights to `dtype`."""
+
+    def words(self) -> list[int]:
+        """Token ids that are no special tokens, for trials."""
+        special = set(self.tokenizer.all_special_ids)
+        size = min(len(self.tokenizer), int(self.model.get_input_embeddings().num_embeddings))
+        # Vocabularies begin with special tokens and single bytes.
+        return [token for token in range(size // 8, size) if token not in special][:4096]
+
+    @property
+    def path(self) -> str:
+        """How batches are computed: `packed`, or the model's own way, `padded`."""
+        return "packed" if self._packing is not None else "padded"
+
+    @property
+    @abstractmethod
+    def limit(self) -> int:
+        """The longest sequence that the model reads, special tokens included."""
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that an answer depends on besides the request and the batch that it is in."""
+        facts = (self.folder.fingerprint, self.dtype, self.limit, self.path, self.batch_tokens, PATH_VERSION)
+        return fingerprint([type(self).__name__, *map(str, facts)])
+
+    @abstractmethod
+    def trial(self) -> list[FloatVector]:
+        """Scores of a few fixed lists; their order decides whether a 16-bit type may be used."""
+
+    @abstractmethod
+    def order_holds(self) -> bool:
+        """Whether obviously relevant documents come before irrelevant ones; else a warning is logged."""
+
+    # -- batches ------------------------------------------------------------
+
+    def _pad(self) -> int:
+        """The token that fills padded batches; what it is does not matter under the mask."""
+        for token in (self.tokenizer.pad_token_id, self.model.config.pad_token_id, self.tokenizer.eos_token_id):
+            if isinstance(token, int):
+                return token
+        return 0
+
+    def _in_batches(
+        self, batches: Sequence[Sequence[int]], cost: Callable[[list[int]], int], run: Callable[[list[int]], Answer]
+    ) -> Iterator[tuple[list[int], Answer]]:
+        """What `run` gives for each batch; a batch that a device's memory does not hold is cut in half, for good.
+
+        Args:
+            batches: numbers of requests.
+            cost: tokens of a batch.
+            run: computes one batch.
+        """
+        import torch
+
+        waiting = deque(list(batch) for batch in batches)
+        while waiting:
+            batch = waiting.popleft()
+            if len(batch) > 1 and cost(batch) > self.batch_tokens:
+                waiting.extendleft((batch[len(batch) // 2 :], batch[: len(batch) // 2]))
+                continue
+            try:
+                answer = run(batch)
+            except torch.OutOfMemoryError as error:
+                if len(batch) == 1:
+                    raise ModelError(
+                        f"model {self.folder.name!r}: {cost(batch):,} tokens do not fit into the memory of "
+                        f"{self.device}; cut documents shorter or use a smaller model"
+                    ) from error
+                self.batch_tokens = max(1, cost(batch) // 2)
+                logger.warning(
+                    "model %s: out of memory on %s; batches of %d tokens from now on",
+                    self.folder.name, self.device, self.batch_tokens,
+                )  # fmt: skip
+                waiting.appendleft(batch)
+                continue
+            yield batch, answer
+
+    def _finite(self, scores: FloatVector) -> FloatVector:
+        """`scores`; values that are not finite are refused."""
+        if not np.isfinite(scores).all():
+            advice = "use dtype: float32" if self.dtype != "float32" else "its weights are damaged; fetch it again"
+            raise ModelError(f"model {self.folder.name!r} in {self.dtype} gave scores that are not finite; {advice}")
+        return scores
+
+
+def shorter_type(device: str) -> str | None:
+    """The 16-bit type that the device computes in hardware."""
+    import torch
+
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if device == "cpu" and has_bfloat16() else None
+
+
+def agreement(left: Sequence[FloatVector], right: Sequence[FloatVector]) -> float:
+    """Kendall's tau between two scorings of the same lists, the mean over lists; ties on the left do not count.
+
+    >>> left = [np.array([3, 2, 1], dtype=np.float32)]
+    >>> agreement(left, left), agreement(left, [-left[0]])
+    (1.0, -1.0)
+    """
+    taus = []
+    for a, b in zip(left, right, strict=True):
+        pairs = np.triu_indices(len(a), 1)
+        first, second = (np.sign(np.subtract.outer(scores, scores))[pairs] for scores in (a, b))
+        if first.any():
+            taus.append(float(np.mean((first * second)[first != 0])))
+    return float(np.mean(taus)) if taus else 1.0
+
+
+def check_order(score: Callable[[list[tuple[str, str]]], Iterable[float]], subject: str, causes: str) -> bool:
+    """Whether `score` puts relevant documents before irrelevant ones; else a warning with likely causes is logged.
+
+    Args:
+        score: (query, document) texts to scores, higher is better.
+        subject: what is tried, for the message.
+        causes: what is probably wrong.
+
+    >>> check_order(lambda pairs: [float("Paris" in document) for _, document in pairs], "a toy", "it only knows Paris")
+    False
+    """
+    pairs = [(query, document) for query, *documents in OBVIOUS for document in documents]
+    scores = list(score(pairs))
+    wrong = [place for place in range(0, len(pairs), 2) if not scores[place] > scores[place + 1]]
+    for place in wrong:
+        query, irrelevant = pairs[place + 1]
+        logger.warning(
+            "%s FAILED its self-test: for %r it prefers an irrelevant text, %r (%.4f), to a relevant one, %r (%.4f); "
+            "likely causes: %s",
+            subject, query, irrelevant, scores[place + 1], pairs[place][1], scores[place], causes,
+        )  # fmt: skip
+    return not wrong
+
+
+S = TypeVar("S", bound=Scorer)
+
+
+def load_scorer(kind: type[S], runtime: Runtime, name: str, revision: str | None, dtype: DType) -> S:
+    """The scorer of that name, loaded once in `runtime`, tried, and noted in the run.
+
+    `auto` is the device's 16-bit type where it has one and rankings agree in it, else float32.
+
+    Raises:
+        UnknownNameError: the name means nothing.
+        ModelError: its files are missing or do not load.
+    """
+    from rerank.models import resolve_model
+
+    folder = runtime.resource(("model folder", name, revision), lambda: resolve_model(name, revision, runtime.home))
+
+    def load() -> tuple[S, dict[str, Any]]:
+        model = kind(folder, device=runtime.device, threads=runtime.threads)
+        facts: dict[str, Any] = {}
+        if dtype == "auto":
+            if (shorter := shorter_type(runtime.device)) is not None:
+                model, facts["agreement"] = _shortened(model, shorter)
+        elif dtype != "float32":
+            model.to(dtype)
+        facts["self-test"] = "passed" if model.order_holds() else "failed"
+        return model, facts
+
+    model, facts = runtime.resource((kind.__name__, folder.fingerprint, dtype, runtime.device), load)
+    facts = {**facts, "source": folder.source, "revision": folder.revision, "fingerprint": folder.fingerprint}
+    runtime.note(f"model {name}", {**facts, "dtype": model.dtype, "device": model.device, "path": model.path})
+    return model
+
+
+def _shortened(model: S, dtype: str) -> tuple[S, float]:
+    """`model` in `dtype`, or as it was where rankings would change; and how far they agree."""
+    before = model.trial()
+    model.to(dtype)
+    found = round(agreement(before, model.trial()), 4)
+    if found >= model.min_agreement:
+        return model, found
+    logger.info(
+        "model %s: %s would change rankings (Kendall's tau %.3f, at least %s wanted); float32 is used",
+        model.folder.name, dtype, found, model.min_agreement,
+    )  # fmt: skip
+    # Rounded weights do not come back: only a fresh model has them.
+    return type(model)(model.folder, device=model.device, threads=model._threads), found
