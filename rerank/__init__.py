@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rerank.data.dataset import Dataset
     from rerank.data.load import load
     from rerank.data.trec import read_run, write_run
-    from rerank.engines.engine import CrossEncoderEngine, Engine, FakeEngine
+    from rerank.engines.causal_lm import Sampling
+    from rerank.engines.engine import CausalLMEngine, CrossEncoderEngine, Engine, FakeEngine
     from rerank.evaluation.compare import compare_runs
     from rerank.evaluation.evaluation import evaluate_run
     from rerank.evaluation.experiment import evaluate, load_experiment
@@ -78,7 +79,8 @@ _NAMES = {
     "rerank.retrieve.select": ("Exclude", "Filter"),
     "rerank.retrieve.splade": ("Splade",),
     "rerank.reranker": ("Rerank",),
-    "rerank.engines.engine": ("CrossEncoderEngine", "Engine", "FakeEngine"),
+    "rerank.engines.causal_lm": ("Sampling",),
+    "rerank.engines.engine": ("CausalLMEngine", "CrossEncoderEngine", "Engine", "FakeEngine"),
     "rerank.rules.groupwise": ("Groupwise",),
     "rerank.rules.listwise": ("Listwise",),
     "rerank.rules.pairwise": ("Pairwise",),

@@ -49,6 +49,7 @@ BUILT_IN: dict[str, str] = {
     "tournament": "rerank.rules.tournament:Tournament",
     # engines: what answers
     "cross_encoder": "rerank.engines.engine:CrossEncoderEngine",
+    "causal_lm": "rerank.engines.engine:CausalLMEngine",
     "fake": "rerank.engines.engine:FakeEngine",
 }
 

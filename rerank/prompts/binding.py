@@ -37,7 +37,8 @@ class PromptRequest(NamedTuple):
     tokens: tuple[int, ...]
     """The prompt, special tokens included."""
     prefix: int
-    """How many leading tokens all requests of the same query share."""
+    """How many leading tokens requests of the same query share: any two of them the smaller of their two numbers, which
+    differ only where the query had to be cut for want of room."""
     continuations: tuple[tuple[int, ...], ...]
     """Token ids of the labels, or of the query for `likelihood` (of an empty query perhaps none); () for `generate`."""
     verb: Verb

@@ -1,0 +1,131 @@
+"""Real engines behind the reranking stage, with random weights: what is asked, counted and given back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rerank.data.corpus import MemoryCorpus
+from rerank.engines.causal_lm import Sampling
+from rerank.engines.engine import CausalLMEngine, CrossEncoderEngine
+from rerank.errors import ConfigError
+from rerank.ranking import Ranking, ScoreKind
+from rerank.reranker import Rerank
+from rerank.rules.listwise import Listwise
+from rerank.rules.rule import Rule
+from rerank.rules.setwise import Setwise
+from rerank.runtime import Runtime
+
+pytestmark = [pytest.mark.needs("torch", "transformers"), pytest.mark.filterwarnings("ignore")]
+
+TEXTS = {f"d{i}": f"Paris lies on the Seine {'very ' * i}" for i in range(6)}
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import torch
+    from tiny_tokenizers import byte_pairs
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    tokenizer = byte_pairs()
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    import torch
+    from tiny_models import write_tokenizer
+    from transformers import BertConfig, BertForSequenceClassification
+
+    folder: Path = tmp_path_factory.mktemp("models") / "tiny-cross-encoder"
+    folder.mkdir()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    config = BertConfig(vocab_size=write_tokenizer(folder), **sizes, max_position_embeddings=64, num_labels=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertForSequenceClassification(config).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def lists() -> Ranking:
+    corpus = MemoryCorpus(TEXTS)
+    scores = {docno: float(10 - i) for i, docno in enumerate(TEXTS)}
+    given = {"q1": scores, "q2": dict(list(scores.items())[:2])}
+    return Ranking.of(given, {"q1": "where is Paris", "q2": "the Seine"}, ScoreKind.BM25, corpus)
+
+
+def test_a_cross_encoder_scores_every_document_alike_in_any_company(cross_encoder: str, lists: Ranking) -> None:
+    stage = Rerank(CrossEncoderEngine(cross_encoder, dtype="float32"), k=None)
+    with Runtime(progress=False, device="cpu"):
+        whole = stage(lists)
+        alone = stage(lists.subset(["q2"]))
+    assert whole.kind == ScoreKind.LOGIT
+    assert [hit.docno for hit in alone["q2"]] == [hit.docno for hit in whole["q2"]]
+    assert [hit.score for hit in alone["q2"]] == pytest.approx([hit.score for hit in whole["q2"]], abs=1e-5)
+
+
+def test_a_cross_encoder_takes_one_document_at_a_time(cross_encoder: str, lists: Ranking) -> None:
+    with pytest.raises(ConfigError, match="listwise shows up to 20 documents at once, but cross_encoder takes 1"):
+        Rerank(CrossEncoderEngine(cross_encoder), Listwise())(lists)
+
+
+@pytest.mark.parametrize("prompt", ["yes-no", "graded", "query-likelihood"])
+def test_a_language_model_scores_documents_by_likelihood(prompt: str, language_model: str, lists: Ranking) -> None:
+    stage = Rerank(CausalLMEngine(language_model, dtype="float32"), prompt=prompt, k=None)
+    with Runtime(progress=False, device="cpu") as runtime:
+        ranking = runtime.rank(stage, lists)
+    assert [sorted(hits.docnos) for hits in ranking] == [sorted(hits.docnos) for hits in lists]
+    assert runtime.stats[0].counts["calls"] == 8
+    assert len({hit.score for hit in ranking["q1"]}) > 1
+
+
+@pytest.mark.parametrize(("rule", "prompt"), [(Setwise(k=2, size=4), "pick"), (Listwise(4, 2), "first")])
+def test_a_language_model_compares_documents(rule: Rule, prompt: str, language_model: str, lists: Ranking) -> None:
+    stage = Rerank(CausalLMEngine(language_model, dtype="float32"), rule, prompt)
+    with Runtime(progress=False, device="cpu"):
+        ranking = stage(lists)
+    assert [sorted(hits.docnos) for hits in ranking] == [sorted(hits.docnos) for hits in lists]
+    assert ranking.kind == ScoreKind.RANK
+
+
+def test_answers_that_cannot_be_read_are_counted_and_leave_the_order(language_model: str, lists: Ranking) -> None:
+    engine = CausalLMEngine(language_model, dtype="float32", sampling=Sampling(max_tokens=4))
+    with Runtime(progress=False, device="cpu") as runtime:
+        ranking = runtime.rank(Rerank(engine, Listwise(4, 2), "order"), lists)
+    counts = runtime.stats[0].counts
+    assert counts["failed answers"] == counts["calls"]
+    assert 0 < counts["unfinished answers"] <= counts["calls"]
+    assert [hits.docnos for hits in ranking] == [hits.docnos for hits in lists]
+
+
+def test_a_language_model_without_a_prompt_is_told_what_to_give(language_model: str, lists: Ranking) -> None:
+    with pytest.raises(ConfigError, match="causal_lm: needs a prompt"):
+        Rerank(CausalLMEngine(language_model))(lists)
+
+
+def test_documents_that_do_not_fit_are_cut_and_counted(language_model: str) -> None:
+    corpus = MemoryCorpus({"long": "Paris " * 3000, "short": "Paris"})
+    lists = Ranking.of({"q": {"long": 2.0, "short": 1.0}}, {"q": "Paris"}, source=corpus)
+    engine = CausalLMEngine(language_model, dtype="float32", max_tokens=300)
+    with Runtime(progress=False, device="cpu") as runtime:
+        runtime.rank(Rerank(engine, prompt="yes-no"), lists)
+    assert runtime.stats[0].counts["truncated documents"] == 1
