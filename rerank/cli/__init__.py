@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from rerank import __version__
-from rerank.cli import check, compare, data, evaluate, index, models, run, schema, search
+from rerank.cli import check, compare, data, evaluate, index, models, prompts, run, schema, search
 from rerank.errors import RerankError
 
 BAD_INPUT = 2
@@ -43,6 +43,7 @@ app.command("check")(check.check)
 app.command("schema")(schema.schema)
 app.add_typer(data.app, name="data", short_help="Lists, shows, checks and judges collections.")
 app.add_typer(models.app, name="models", short_help="Lists and fetches the models that have short names.")
+app.add_typer(prompts.app, name="prompts", short_help="Lists, renders and imports prompts for language models.")
 
 
 @dataclass

@@ -9,7 +9,7 @@ import pytest
 from rerank import __version__
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "numba", "pandas", "ir_datasets", "scipy", "bm25s", "numpy")
-VERBS = ["run", "evaluate", "compare", "search", "check", "schema", "index", "data", "models"]
+VERBS = ["run", "evaluate", "compare", "search", "check", "schema", "index", "data", "models", "prompts"]
 NESTED = [["index", "build"], ["data", "list"], ["models", "list"]]
 
 PROGRAM = f"""
