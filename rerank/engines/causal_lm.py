@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from rerank.engines.packing import Pack, Packing, alone, find_packing, padded, padded_inputs
 from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
-from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches, torch_threads
+from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches
 from rerank.errors import ConfigError, DataError, ModelError
 
 if TYPE_CHECKING:
@@ -161,6 +161,18 @@ class CausalLM(Scorer):
         """
         answers: list[FloatVector] = [np.empty(0, dtype=np.float32)] * len(requests)
         items = [self._choice(request) for request in requests]
+        with self._computing():
+            for batch, sums in self._chosen(items, requests, count):
+                slot = 0
+                for i in batch:
+                    n = len(requests[i].continuations)
+                    answers[i], slot = sums[slot : slot + n], slot + n
+        return answers
+
+    def _chosen(
+        self, items: list[Item], requests: Sequence[Request], count: Count | None
+    ) -> Iterator[tuple[list[int], FloatVector]]:
+        """The answers of each batch's requests, end to end."""
         for batch, rows in self._read(items, count):
             targets: list[Target] = []
             normalised: list[bool] = []
@@ -176,12 +188,7 @@ class CausalLM(Scorer):
                     slot += 1
                 normalised += [several] * (branch - row)
                 row = branch
-            sums = self._sums(rows, targets, slot, np.array(normalised))
-            slot = 0
-            for i in batch:
-                answers[i] = sums[slot : slot + len(requests[i].continuations)]
-                slot += len(requests[i].continuations)
-        return answers
+            yield batch, self._sums(rows, targets, slot, np.array(normalised))
 
     def likelihood(self, requests: Sequence[Request], count: Count | None = None) -> list[float]:
         """The mean log-probability of each request's continuation given its prompt; 0 for an empty one.
@@ -193,15 +200,14 @@ class CausalLM(Scorer):
         answers = [0.0] * len(requests)
         asked = [i for i, request in enumerate(requests) if any(request.continuations)]
         items = [self._continued(requests[i]) for i in asked]
-        for batch, rows in self._read(items, count):
-            texts = [requests[asked[i]].continuations[0] for i in batch]
-            targets = [
-                Target(row, token, slot)
-                for row, (slot, token) in enumerate((slot, token) for slot, text in enumerate(texts) for token in text)
-            ]
-            sums = self._sums(rows, targets, len(batch), np.ones(len(targets), dtype=np.bool_))
-            for i, text, total in zip(batch, texts, sums.tolist(), strict=True):
-                answers[asked[i]] = total / len(text)
+        with self._computing():
+            for batch, rows in self._read(items, count):
+                texts = [requests[asked[i]].continuations[0] for i in batch]
+                said = ((slot, token) for slot, text in enumerate(texts) for token in text)
+                targets = [Target(row, token, slot) for row, (slot, token) in enumerate(said)]
+                sums = self._sums(rows, targets, len(batch), np.ones(len(targets), dtype=np.bool_))
+                for i, text, total in zip(batch, texts, sums.tolist(), strict=True):
+                    answers[asked[i]] = total / len(text)
         return answers
 
     def generate(self, requests: Sequence[Request], sampling: Sampling, count: Count | None = None) -> list[Generated]:
@@ -215,12 +221,10 @@ class CausalLM(Scorer):
         Raises:
             DataError: a prompt that is empty, or too long.
         """
-        import torch
-
         prompts = [self._checked(request, sampling.max_tokens) for request in requests]
         sizes = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         answers: dict[int, Generated] = {}
-        with torch_threads(self._threads), torch.inference_mode():
+        with self._computing():
             for batch, written in self._in_batches(
                 self._writing_batches(sizes, sampling),
                 lambda batch: int((sizes[batch] + sampling.max_tokens).sum()) // _GENERATED_TOGETHER,
@@ -279,19 +283,16 @@ class CausalLM(Scorer):
 
     # -- scoring ------------------------------------------------------------
 
-    def _read(self, items: list[Item], count: Count | None) -> Iterable[tuple[list[int], Any]]:
+    def _read(self, items: list[Item], count: Count | None) -> Iterator[tuple[list[int], Any]]:
         """The states float32 [positions, d] that each batch of items reads, item by item."""
-        import torch
-
         reused = 0
-        with torch_threads(self._threads), torch.inference_mode():
-            for batch, (states, computed) in self._in_batches(
-                self._batches(items),
-                lambda batch: self._cost([items[i] for i in batch]),
-                lambda batch: self._states([items[i] for i in batch]),
-            ):
-                reused += max(0, sum(items[i].cost for i in batch) - computed)
-                yield batch, states
+        for batch, (states, computed) in self._in_batches(
+            self._batches(items),
+            lambda batch: self._cost([items[i] for i in batch]),
+            lambda batch: self._states([items[i] for i in batch]),
+        ):
+            reused += max(0, sum(items[i].cost for i in batch) - computed)
+            yield batch, states
         if count is not None:
             count("tokens", sum(item.cost for item in items))
             count("reused tokens", reused)
@@ -420,7 +421,6 @@ class CausalLM(Scorer):
         return "it is not a causal language model"
 
     def _find_packing(self) -> Packing | None:
-        import torch
         from transformers import GenerationConfig
 
         settings = self.model.generation_config
@@ -428,9 +428,8 @@ class CausalLM(Scorer):
         self._end_tokens: frozenset[int] = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
         # A folder's own sampling options would be mixed into ours.
         self.model.generation_config = GenerationConfig()
-        with torch_threads(self._threads), torch.inference_mode():
-            self._read_head()
-            return find_packing(self._base, self.words(), self.limit)
+        self._read_head()
+        return find_packing(self._base, self.words(), self.limit)
 
     def _read_head(self) -> None:
         """Finds out how logits come from states, and tries it.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -14,8 +15,8 @@ import numpy.typing as npt
 
 from rerank.engines.packing import TOLERANCE, Pack, Packing, alone, find_packing, padded, padded_inputs, position_shift
 from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
-from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches, torch_threads
-from rerank.errors import ModelError
+from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches
+from rerank.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from rerank.models import ModelFolder
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 Pair = tuple[str, str]
 _TEXTS_AT_ONCE = 1024
 """Pairs that are tokenised together: as lists of Python numbers, ids take nine times the room."""
+_SURROGATES = re.compile(r"[\ud800-\udfff]")
+"""Halves of characters, which tokenizers do not read."""
 _CAUSES = (
     "the head was not trained to rank (or is a new one), its labels are the other way round, or the model does not "
     "know the language"
@@ -79,7 +82,7 @@ class CrossEncoder(Scorer):
         _refuse_other_modules(folder)
         super().__init__(folder, device=device, threads=threads)
 
-    def pairs(self, pairs: Sequence[Pair], count: Count | None = None) -> FloatVector:
+    def pairs(self, pairs: Sequence[Pair], count: Count | None = None, max_tokens: int | None = None) -> FloatVector:
         """float32 [n]: the logits of (query, document) pairs, in the order given.
 
         Special tokens inside a text are read as plain characters.  A pair that is too long loses the end of its
@@ -88,20 +91,19 @@ class CrossEncoder(Scorer):
         Args:
             pairs: texts.
             count: is told `tokens`, `truncated documents` and `truncated queries`, e.g. `runtime.count`.
+            max_tokens: cuts pairs to this, special tokens included, where the model would read more.
 
         Raises:
             ModelError: scores that are not finite.
         """
-        import torch
-
-        tokens = self.tokenise(pairs)
+        tokens = self.tokenise(pairs, max_tokens)
         if count is not None:
             count("tokens", int(tokens.sizes.sum()))
-            count("truncated documents", int((tokens.lengths > self.limit).sum()))
+            count("truncated documents", int((tokens.lengths > tokens.sizes).sum()))
             count("truncated queries", tokens.cut_queries)
         scores = np.empty(len(pairs), dtype=np.float32)
         sizes = tokens.sizes
-        with torch_threads(self._threads), torch.inference_mode():
+        with self._computing():
             batches = self._batches(sizes)
             logits = self._in_batches(
                 batches, lambda batch: int(sizes[batch].sum()), lambda batch: self._logits(tokens.take(batch))
@@ -110,9 +112,9 @@ class CrossEncoder(Scorer):
                 scores[batch] = _read(found)
         return self._finite(scores)
 
-    def plan(self, pairs: Sequence[Pair]) -> list[list[int]]:
+    def plan(self, pairs: Sequence[Pair], max_tokens: int | None = None) -> list[list[int]]:
         """The numbers of pairs that are computed together; `pairs` of one such batch gives the same bits by itself."""
-        return self._batches(self.tokenise(pairs).sizes)
+        return self._batches(self.tokenise(pairs, max_tokens).sizes)
 
     # -- tokens ------------------------------------------------------------
 
@@ -123,21 +125,29 @@ class CrossEncoder(Scorer):
         most = int(positions) - position_shift(self._base)
         return min(most, int(self.tokenizer.model_max_length), MAX_TOKENS)
 
-    def tokenise(self, pairs: Sequence[Pair]) -> PairTokens:
-        """The token ids of pairs, each cut to `limit`."""
-        room = self.limit - self._special_tokens()
-        shorter = {query: self._cut(query, room - room // 4) for query in dict.fromkeys(query for query, _ in pairs)}
+    def tokenise(self, pairs: Sequence[Pair], max_tokens: int | None = None) -> PairTokens:
+        """The token ids of pairs, each cut to `limit`, or to `max_tokens` where that is less."""
+        limit = self.limit if max_tokens is None else min(self.limit, max_tokens)
+        special = self._special_tokens()
+        room = limit - special
+        if room < 2:
+            raise ConfigError(f"max_tokens is {limit}; {special} special tokens and two of text are the least")
+        whole = {query: _SURROGATES.sub("\ufffd", query) for query, _ in pairs}
+        shorter = {query: self._cut(text, room - room // 4) for query, text in whole.items()}
         ids: list[npt.NDArray[np.int32]] = []
         types: list[npt.NDArray[np.int32]] = []
         lengths = np.empty(len(pairs), dtype=np.int64)
         for start in range(0, len(pairs), _TEXTS_AT_ONCE):
-            some = [(shorter[query], document) for query, document in pairs[start : start + _TEXTS_AT_ONCE]]
+            some = [
+                (shorter[query], _SURROGATES.sub("\ufffd", document))
+                for query, document in pairs[start : start + _TEXTS_AT_ONCE]
+            ]
             encoded = self._tokens(some, truncation=False)
             counts = lengths[start : start + len(some)]
             counts[:] = [len(row) for row in encoded["input_ids"]]
-            long = np.flatnonzero(counts > self.limit).tolist()
+            long = np.flatnonzero(counts > limit).tolist()
             if long:
-                again = self._tokens([some[i] for i in long], truncation="only_second", max_length=self.limit)
+                again = self._tokens([some[i] for i in long], truncation="only_second", max_length=limit)
                 for name, rows in again.items():
                     for i, row in zip(long, rows, strict=True):
                         encoded[name][i] = row
@@ -146,7 +156,7 @@ class CrossEncoder(Scorer):
         for i in np.flatnonzero(lengths == 0).tolist():
             # Tokenizers of decoders add nothing to two empty texts.
             ids[i] = np.array([self._pad()], dtype=np.int32)
-        cut = sum(shorter[query] != query for query, _ in pairs)
+        cut = sum(shorter[query] != whole[query] for query, _ in pairs)
         return PairTokens(ids, types or None, lengths, cut)
 
     def _tokens(self, pairs: Sequence[Pair], **options: Any) -> Any:
@@ -158,20 +168,16 @@ class CrossEncoder(Scorer):
         return len(self._tokens([("", "")], truncation=False)["input_ids"][0])
 
     def _cut(self, text: str, most: int) -> str:
-        """The longest beginning of `text` that has at most `most` tokens."""
-
-        def fits(length: int) -> bool:
-            options = {"split_special_tokens": True, "verbose": False, "add_special_tokens": False}
-            return len(self.tokenizer(text[:length], **options)["input_ids"]) <= most
-
+        """The beginning of `text` that has at most `most` tokens, cut where a token ends."""
+        options = {"split_special_tokens": True, "verbose": False, "add_special_tokens": False}
         # A token has a character at least.
-        if len(text) <= most or fits(len(text)):
-            return text
-        low, high = 0, len(text)
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if fits(middle) else (low, middle)
-        return text[:low]
+        while len(text) > most:
+            ends = [stop for _, stop in self.tokenizer(text, return_offsets_mapping=True, **options)["offset_mapping"]]
+            if len(ends) <= most:
+                break
+            # What is cut may be split into more tokens than it was.
+            text = text[: min(ends[most - 1], len(text) - 1)]
+        return text
 
     # -- logits ------------------------------------------------------------
 
@@ -218,12 +224,11 @@ class CrossEncoder(Scorer):
             self.model.config.pad_token_id = self._pad()
         tells_types = "token_type_ids" in getattr(self.tokenizer, "model_input_names", ())
         n_types = int(getattr(self.model.config, "type_vocab_size", 0) or 0) if tells_types else 0
-        with torch_threads(self._threads), torch.inference_mode():
-            self._head = self._find_head()
-            if self._head is None:
-                logger.info("model %s: its head cannot be run by itself", self.folder.name)
-                return None
-            return find_packing(self._base, self.words(), self.limit, n_types=n_types)
+        self._head = self._find_head()
+        if self._head is None:
+            logger.info("model %s: its head cannot be run by itself", self.folder.name)
+            return None
+        return find_packing(self._base, self.words(), self.limit, n_types=n_types)
 
     def _find_head(self) -> Head | None:
         """The model's head by itself; None where it does not give the model's own logits."""

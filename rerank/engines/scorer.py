@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from rerank.artifact import fingerprint
 from rerank.engines.packing import Packing, still_agrees
-from rerank.engines.text_model import DType, has_bfloat16, quiet_loading
+from rerank.engines.text_model import DType, has_bfloat16, quiet_loading, torch_threads
 from rerank.errors import ModelError
 from rerank.extras import need
 
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 PATH_VERSION = 1
 """Raised when the way from a request to its answer changes so that stored answers no longer fit."""
+_BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
+"""Tokens of a batch: more gain nothing on a processor; halved where a device's memory does not hold them."""
 MAX_TOKENS = 1 << 20
 """Limits above this are a configuration's way to say that there is none."""
 
@@ -62,13 +65,13 @@ class Scorer(ABC):
         self.folder = folder
         self.device = device
         self.dtype = "float32"
-        # More gains nothing on a processor; halved where a device's memory does not hold it.
-        self.batch_tokens = 4096
+        self.batch_tokens = _BATCH_TOKENS.get(device.partition(":")[0], 4096)
         self._threads = threads
         self.tokenizer: Any = None
         self.model = self._load()
         self._base: Any = self.model.base_model
-        self._packing = self._find_packing()
+        with self._computing():
+            self._packing = self._find_packing()
         logger.info("model %s: %s batches", folder.name, self.path)
 
     # -- loading ------------------------------------------------------------
@@ -117,9 +120,11 @@ class Scorer(ABC):
 
         self._convert(getattr(torch, dtype))
         self.dtype = dtype
-        if self._packing is not None and not still_agrees(self._packing, self._base, self.words(), self.limit):
-            logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
-            self._packing = None
+        with self._computing():
+            if self._packing is None or still_agrees(self._packing, self._base, self.words(), self.limit):
+                return
+        logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
+        self._packing = None
 
     @abstractmethod
     def _convert(self, dtype: Any) -> None:
@@ -157,6 +162,14 @@ class Scorer(ABC):
         """Whether obviously relevant documents come before irrelevant ones; else a warning is logged."""
 
     # -- batches ------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Within the block torch has this engine's threads and keeps nothing for gradients."""
+        import torch
+
+        with torch_threads(self._threads), torch.inference_mode():
+            yield
 
     def _pad(self) -> int:
         """The token that fills padded batches; what it is does not matter under the mask."""

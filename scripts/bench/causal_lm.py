@@ -15,7 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from alternate import cpu_seconds, one_thread, run_bench
+from alternate import one_thread, run_bench
 
 one_thread()
 
@@ -45,7 +45,9 @@ def usual_choices(model: Any, requests: list[PromptRequest], pad: int, size: int
     for start in range(0, len(requests), size):
         batch = requests[start : start + size]
         logits = model(**padded_left([list(request.tokens) for request in batch], pad)).logits[:, -1, :].float()
-        found += [row[[label[0] for label in request.continuations]] for row, request in zip(logits, batch, strict=True)]
+        found += [
+            row[[label[0] for label in request.continuations]] for row, request in zip(logits, batch, strict=True)
+        ]
     return torch.stack(found).numpy()
 
 
@@ -71,7 +73,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--types", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--verbs", nargs="+", choices=["choices", "likelihood", "reuse"], default=["choices", "likelihood", "reuse"])
+    parser.add_argument(
+        "--verbs", nargs="+", choices=["choices", "likelihood", "reuse"], default=["choices", "likelihood", "reuse"]
+    )
     parser.add_argument("--documents", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()

@@ -332,7 +332,7 @@ def test_likelihood_asks_for_the_querys_own_tokens(bound):
     found = prompt.request("which wing?", ["It makes lift."], 4000)
     (target,) = found.continuations
     assert prompt.tokenizer.decode(target) == " which wing?"
-    assert prompt.tokenizer.decode(found.tokens).endswith("answers:")
+    assert prompt.tokenizer.decode(found.tokens) == "Passage: It makes lift.\nQuery:"
     assert found.verb == "likelihood"
 
 
