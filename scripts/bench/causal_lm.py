@@ -2,8 +2,8 @@
 
     python scripts/bench/causal_lm.py [--data ../shared/data] [--model smollm2-135m] [--types float32 bfloat16]
 
-Prompts are those of `yes-no` and `query-likelihood` for a query of trec-dl-2019 and its BM25 candidates (every fifth
-text is an abstract of NFCorpus, which is longer).  The peers read the same token ids, padded on the left in batches of
+Prompts are those of `yes-no` and `query-likelihood` for a query of trec-dl-2019 and its BM25 candidates (`dl-2019`),
+or four fifths of them and one fifth longer abstracts of NFCorpus (`mix`).  The peers read the same token ids, padded on the left in batches of
 8 in the order given, and take what they need from the logits of all positions: the last position's for yes and no, a
 cross-entropy over the query's for its likelihood.  A third line tells how much of what the shared prefix can save is
 saved: the engine against itself with nothing to share.
@@ -76,12 +76,13 @@ def main() -> None:
     parser.add_argument(
         "--verbs", nargs="+", choices=["choices", "likelihood", "reuse"], default=["choices", "likelihood", "reuse"]
     )
+    parser.add_argument("--texts", choices=["dl-2019", "mix"], default="mix")
     parser.add_argument("--documents", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with Runtime(threads=1, device="cpu", progress=False) as runtime:
-        [call] = candidates(options.data, runtime, "mix", 1)
+        [call] = candidates(options.data, runtime, options.texts, 1)
         asked = [(query, [document]) for query, document in call[: options.documents]]
         for dtype in options.types:
             model: CausalLM = load_causal_lm(runtime, options.model, dtype=dtype)
@@ -99,7 +100,7 @@ def main() -> None:
                 found = np.array(ours(requests, lambda what, n: counts.update({what: n})))
                 expected = peers(model.model, requests, pad)
                 run_bench(
-                    f"causal-lm {verb} {dtype}",
+                    f"causal-lm {verb} {options.texts} {dtype}",
                     lambda: ours(requests),
                     lambda: peers(model.model, requests, pad),
                     peer_name="transformers, padded batches of 8, logits of all positions",
@@ -119,7 +120,7 @@ def main() -> None:
                 model.choices(requests, lambda what, n: counts.update({what: n}))
                 allowed = counts["tokens"] / (counts["tokens"] - counts["reused tokens"])
                 run_bench(
-                    f"causal-lm prefix reuse {dtype}",
+                    f"causal-lm prefix reuse {options.texts} {dtype}",
                     lambda: model.choices(requests),
                     lambda: model.choices(alone),
                     peer_name="the same without a shared prefix",
