@@ -361,9 +361,10 @@ def _measured(
 
     values = {name: np.full(len(judged.qids), float(measure.DEFAULT)) for name, measure in measures.items()}
     arrays = {measure: values[name] for name, measure in measures.items()}
-    # Apart from one another: ir-measures may compute a plain nDCG with the gains of another measure of the same call.
-    groups = [[measure for measure in measures.values() if "gains" not in measure.params]]
-    groups += [[measure] for measure in measures.values() if "gains" in measure.params]
+    # Apart from one another: in one call ir-measures may compute a plain nDCG with the gains of another measure, or
+    # NumRet over the judged documents that a `judged_only` measure looks at, depending on the order of a set.
+    apart = [measure for measure in measures.values() if {"gains", "judged_only"} & measure.params.keys()]
+    groups = [[measure for measure in measures.values() if measure not in apart], *([measure] for measure in apart)]
     for qrels, lists in blocks:
         for group in filter(None, groups):
             try:

@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -320,3 +325,23 @@ def test_published_figures_of_foreign_runs(shared_data, folder, name, measure, v
     qrels = read_qrels(shared_data / folder / "qrels" / "test.trec")
     run = read_run(shared_data / folder / "runs" / f"{name}.trec")
     assert round(evaluate_run(run, dataset(qrels), [measure]).means[measure], 4) == value
+
+
+@pytest.mark.parametrize("seed", ["41", "56"])
+def test_a_measure_of_judged_documents_only_does_not_change_another_whatever_the_order_of_sets(seed: str) -> None:
+    # ir-measures keeps measures in sets: under these seeds one call gave NumRet over judged documents only.
+    program = (
+        "from rerank.data.dataset import Dataset; from rerank.evaluation.evaluation import evaluate_run;"
+        "from rerank.ranking import Ranking; from rerank.run import Run;"
+        f"names = {EVERY_KIND!r}; names = [n for n in names if not n.startswith(('ERR', 'nDCG(dcg'))];"
+        "run = Run('r', Ranking.of({'0': {'d0': 2.0, 'd1': 1.0}}));"
+        "print(evaluate_run(run, Dataset('d', {'0': ''}, qrels={'0': {'d0': 0}}), names).means['NumRet'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == "2.0"
