@@ -33,8 +33,6 @@ MOST_NOISE = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 """Never more than this: a token that sees its neighbours is farther off."""
 MAX_PROBED_WINDOW = 512
 """Attention windows up to this many tokens are tried at load; sequences beyond a wider one are not packed."""
-_SCORES_PER_PRODUCT = 1 << 20
-"""Attention scores of a head that are held at once where attention is plain matrix products."""
 
 
 class Block(NamedTuple):
@@ -179,8 +177,13 @@ def packed_attention(
         if block.before:
             k, v = (_continued(whole, own, block) for whole, own in ((key, k), (value, v)))
         mask = pack.mask(block, causal=causal, window=sliding_window, device=query.device)
-        attend = _products if softcap is not None or _products_are_faster(q, k) else _kernel
-        output = attend(q, k, v, mask, scaling, softcap, causal=causal and mask is None)
+        only_causal = causal and mask is None
+        if softcap is None:
+            output = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=only_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+            )
+        else:
+            output = _softcapped(q, k, v, mask, scaling, softcap, causal=only_causal)
         outputs.append(output.transpose(1, 2).reshape(block.repeats * block.length, query.shape[1], -1))
     return torch.cat(outputs).unsqueeze(0), None
 
@@ -200,42 +203,22 @@ def _continued(whole: Any, own: Any, block: Block) -> Any:
     return torch.cat((*before, own), dim=2)
 
 
-def _kernel(q: Any, k: Any, v: Any, mask: Any, scale: float | None, softcap: float | None, *, causal: bool) -> Any:
-    import torch
-
-    return torch.nn.functional.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
-    )
-
-
-def _products(q: Any, k: Any, v: Any, mask: Any, scale: float | None, softcap: float | None, *, causal: bool) -> Any:
-    """Attention as two matrix products with the softmax, in float32, between them."""
+def _softcapped(q: Any, k: Any, v: Any, mask: Any, scale: float | None, softcap: float, *, causal: bool) -> Any:
+    """Attention as two matrix products with what no kernel does between them, in float32."""
     import torch
 
     _, heads, length, width = q.shape
     shared = heads // k.shape[1]
     # Heads that share keys are rows of one product.
     scores = q.reshape(q.shape[0], k.shape[1], shared * length, width) @ k.transpose(2, 3)
-    scores = scores.float().mul_(width**-0.5 if scale is None else scale)
-    if softcap is not None:
-        scores = torch.tanh(scores / softcap) * softcap
-    scores = scores.unflatten(2, (shared, length))
+    scores = scores.float() * (width**-0.5 if scale is None else scale)
+    scores = (torch.tanh(scores / softcap) * softcap).unflatten(2, (shared, length))
     if causal:
         mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
     if mask is not None:
         scores.masked_fill_(~mask, -torch.inf)
     weights = scores.softmax(-1).to(v.dtype).flatten(2, 3)
     return (weights @ v).unflatten(2, (shared, length)).flatten(1, 2)
-
-
-def _products_are_faster(q: Any, k: Any) -> bool:
-    """On processors without AMX, torch's kernel for 16-bit types computes at the speed of float32."""
-    import torch
-
-    if q.is_cuda or q.dtype == torch.float32 or q.shape[2] * k.shape[2] > _SCORES_PER_PRODUCT:
-        return False
-    amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return amx is None or not amx()
 
 
 def _has_varlen() -> bool:

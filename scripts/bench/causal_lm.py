@@ -4,8 +4,7 @@
 
 Prompts are those of `yes-no` and `query-likelihood` for a query of trec-dl-2019 and its BM25 candidates (`dl-2019`),
 or four fifths of them and one fifth longer abstracts of NFCorpus (`mix`).  The peers read the same token ids, padded
-on
-the left in batches of 8 in the order given, and take what they need from the logits of all positions: the last
+on the left in batches of 8 in the order given, and take what they need from the logits of all positions: the last
 position's for yes and no, a cross-entropy over the query's for its likelihood.  A third line tells how much of what the
 shared prefix can save is saved: the engine against itself with nothing to share.
 """
