@@ -96,7 +96,7 @@ def test_attention_sees_what_a_sequence_continues_and_nothing_else(
             for head in range(heads):
                 scores = key[0, head // 2, seen] @ query[0, head, place] * 0.5
                 wanted[0, place, head] = scores.softmax(0) @ value[0, head // 2, seen]
-    for softcap in (None, 1e6):  # the second takes plain products and changes nothing
+    for softcap in (None, 1e6):  # the second caps nothing, by its own way
         found = attend(pack, query, key, value, causal=causal, window=window, softcap=softcap)
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
