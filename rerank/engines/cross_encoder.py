@@ -212,7 +212,6 @@ class CrossEncoder(Scorer):
         return "it looks like a plain encoder: train a cross-encoder from it, or use it as a dense one"
 
     def _find_packing(self) -> Packing | None:
-
         labels = int(self.model.config.num_labels)
         if labels not in (1, 2):
             raise ModelError(

@@ -82,11 +82,12 @@ class Scorer(ABC):
         from safetensors import SafetensorError
 
         path = str(self.folder.path)
+        options = {"local_files_only": True, "trust_remote_code": False}
         try:
             with quiet_loading():
-                self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, local_files_only=True)
+                self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
                 model, report = getattr(transformers, self.library_class).from_pretrained(
-                    path, dtype=torch.float32, local_files_only=True, output_loading_info=True
+                    path, dtype=torch.float32, output_loading_info=True, **options
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
@@ -150,7 +151,8 @@ class Scorer(ABC):
     @property
     def key(self) -> str:
         """SHA-256 of all that an answer depends on besides the request and the batch that it is in."""
-        facts = (self.folder.fingerprint, self.dtype, self.limit, self.path, self.batch_tokens, PATH_VERSION)
+        device = self.device.partition(":")[0]
+        facts = (self.folder.fingerprint, self.dtype, device, self.limit, self.path, self.batch_tokens, PATH_VERSION)
         return fingerprint([type(self).__name__, *map(str, facts)])
 
     @abstractmethod
