@@ -17,13 +17,16 @@ if TYPE_CHECKING:
     from rerank.data.load import load
     from rerank.data.trec import read_run, write_run
     from rerank.engines.causal_lm import Sampling
-    from rerank.engines.engine import CausalLMEngine, CrossEncoderEngine, Engine, FakeEngine
+    from rerank.engines.engine import Engine
+    from rerank.engines.fake import FakeEngine
+    from rerank.engines.pairs import CrossEncoderEngine
+    from rerank.engines.prompted import CausalLMEngine
     from rerank.evaluation.compare import compare_runs
     from rerank.evaluation.evaluation import evaluate_run
     from rerank.evaluation.experiment import evaluate, load_experiment
     from rerank.evaluation.report import write_report
     from rerank.ranking import Hit, Ranking, ScoreKind
-    from rerank.reranker import Rerank
+    from rerank.reranking import Rerank
     from rerank.retrieve.analysis import Analyser
     from rerank.retrieve.bm25 import BM25
     from rerank.retrieve.candidates import Candidates
@@ -78,9 +81,12 @@ _NAMES = {
     "rerank.retrieve.rm3": ("RM3",),
     "rerank.retrieve.select": ("Exclude", "Filter"),
     "rerank.retrieve.splade": ("Splade",),
-    "rerank.reranker": ("Rerank",),
+    "rerank.reranking": ("Rerank",),
     "rerank.engines.causal_lm": ("Sampling",),
-    "rerank.engines.engine": ("CausalLMEngine", "CrossEncoderEngine", "Engine", "FakeEngine"),
+    "rerank.engines.engine": ("Engine",),
+    "rerank.engines.fake": ("FakeEngine",),
+    "rerank.engines.pairs": ("CrossEncoderEngine",),
+    "rerank.engines.prompted": ("CausalLMEngine",),
     "rerank.rules.groupwise": ("Groupwise",),
     "rerank.rules.listwise": ("Listwise",),
     "rerank.rules.pairwise": ("Pairwise",),

@@ -39,7 +39,7 @@ BUILT_IN: dict[str, str] = {
     "original_query": "rerank.retrieve.rewrite:OriginalQuery",
     # scoring a list again
     "rescore": "rerank.retrieve.rescore:Rescore",
-    "rerank": "rerank.reranker:Rerank",
+    "rerank": "rerank.reranking:Rerank",
     # rules: how comparisons become an order
     "pointwise": "rerank.rules.pointwise:Pointwise",
     "groupwise": "rerank.rules.groupwise:Groupwise",
@@ -48,9 +48,9 @@ BUILT_IN: dict[str, str] = {
     "pairwise": "rerank.rules.pairwise:Pairwise",
     "tournament": "rerank.rules.tournament:Tournament",
     # engines: what answers
-    "cross_encoder": "rerank.engines.engine:CrossEncoderEngine",
-    "causal_lm": "rerank.engines.engine:CausalLMEngine",
-    "fake": "rerank.engines.engine:FakeEngine",
+    "cross_encoder": "rerank.engines.pairs:CrossEncoderEngine",
+    "causal_lm": "rerank.engines.prompted:CausalLMEngine",
+    "fake": "rerank.engines.fake:FakeEngine",
 }
 
 

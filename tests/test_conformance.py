@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rerank.engines.engine import FakeEngine
+from rerank.engines.fake import FakeEngine
 from rerank.registry import name_of, names_of
-from rerank.reranker import Rerank
+from rerank.reranking import Rerank
 from rerank.retrieve.analysis import Analyser
 from rerank.retrieve.bm25 import BM25
 from rerank.retrieve.candidates import Candidates

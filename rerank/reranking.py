@@ -27,7 +27,7 @@ class Rerank(Stage):
     out is always a permutation of what came in; where nothing usable is answered, the order stays.  Equal scores keep
     the first-stage order.
 
-    >>> from rerank.engines.engine import CrossEncoderEngine
+    >>> from rerank.engines.pairs import CrossEncoderEngine
     >>> Rerank(CrossEncoderEngine("my-cross-encoder"))
     Rerank(engine=CrossEncoderEngine(model='my-cross-encoder'))
     """

@@ -8,10 +8,11 @@ import pytest
 
 from rerank.data.corpus import MemoryCorpus
 from rerank.engines.causal_lm import Sampling
-from rerank.engines.engine import CausalLMEngine, CrossEncoderEngine
+from rerank.engines.pairs import CrossEncoderEngine
+from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError
 from rerank.ranking import Ranking, ScoreKind
-from rerank.reranker import Rerank
+from rerank.reranking import Rerank
 from rerank.rules.listwise import Listwise
 from rerank.rules.rule import Rule
 from rerank.rules.setwise import Setwise

@@ -9,10 +9,10 @@ import pytest
 
 from rerank.config import parse_pipeline
 from rerank.data.corpus import MemoryCorpus
-from rerank.engines.engine import FakeEngine
+from rerank.engines.fake import FakeEngine
 from rerank.errors import ConfigError, DataError, PipelineError
 from rerank.ranking import Ranking, ScoreKind
-from rerank.reranker import Rerank
+from rerank.reranking import Rerank
 from rerank.rules.groupwise import Groupwise
 from rerank.rules.listwise import Listwise
 from rerank.rules.pairwise import Pairwise
