@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 
-from rerank.engines.engine import Asked, Asker, Engine
-from rerank.engines.scheduler import Request, run_waves
+from rerank.engines.engine import Asked, Asker, ConcurrentAsker, Engine
+from rerank.engines.passages import Passages
+from rerank.engines.scheduler import Request, run_continuously, run_waves
 from rerank.errors import ConfigError, DataError
 from rerank.ranking import Ranking, ScoreKind, TextSource
 from rerank.retrieve.select import without_excluded
 from rerank.rules.pointwise import Pointwise
-from rerank.rules.rule import Answer, Outcome, Rule
+from rerank.rules.rule import Answer, Outcome, Rule, Steps
 from rerank.runtime import Runtime
 from rerank.stage import Flow, Stage
+
+T = TypeVar("T")
+
+QUESTIONS_AT_ONCE = 4096
+"""Questions that an engine gets together: more fill no batch better, and all of a wave's prompts may be many."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +51,9 @@ class Rerank(Stage):
     """How a language model is asked: the name of a profile (`rerank prompts list`) or the path of a prompt file."""
     k: int | None = 100
     """How many documents of each list are reranked; the rest keeps its order below them.  None: all."""
+    passages: Passages | None = None
+    """How long documents are judged in pieces; None shows the engine whole documents, which it cuts to what it reads.
+    """
 
     def __post_init__(self) -> None:
         if self.k is not None and self.k < 1:
@@ -79,21 +93,19 @@ class Rerank(Stage):
         return self._reordered(ranking, outcomes, asker.kind)
 
     def _outcomes(self, ranking: Ranking, source: TextSource, asker: Asker, runtime: Runtime) -> list[Outcome]:
-        sizes = np.diff(ranking.offsets)
-        heads = (sizes if self.k is None else np.minimum(sizes, self.k)).tolist()
-        steps = [self.rule.steps(n, qid) for n, qid in zip(heads, ranking.qids, strict=True)]
+        lists = _Lists(ranking, source, self.k, asker, self.passages)
+        runtime.count("passages", lists.n_passages)
+        steps = [self.rule.steps(n, qid) for n, qid in zip(lists.sizes, ranking.qids, strict=True)]
         with runtime.progress("reranking", None, "comparisons") as advance:
-
-            def ask(requests: list[Request]) -> list[Answer]:
-                answers = asker.ask(_questions(requests, ranking, source), runtime)
-                advance(len(answers))
-                return answers
-
-            results = run_waves(steps, ask)
+            if isinstance(asker, ConcurrentAsker):
+                results = _concurrently(steps, lists.questions, asker, runtime, advance)
+            else:
+                results = _in_waves(steps, lists.questions, asker, runtime, advance)
         for result in results:
-            if isinstance(result, Exception):
+            if isinstance(result, BaseException):
                 raise result
-        return [result for result in results if isinstance(result, Outcome)]
+        outcomes = [result for result in results if isinstance(result, Outcome)]
+        return [lists.of_documents(number, outcome) for number, outcome in enumerate(outcomes)]
 
     def _reordered(self, ranking: Ranking, outcomes: list[Outcome], kind: ScoreKind) -> Ranking:
         rows = np.arange(len(ranking.docs))
@@ -112,19 +124,115 @@ class Rerank(Stage):
         return moved.with_column("score:rerank", raw)
 
 
-def _questions(requests: list[Request], ranking: Ranking, source: TextSource) -> list[Asked]:
-    """What the requests of one wave ask; each document's text is looked up once."""
-    rows = [[int(ranking.offsets[each.ticket]) + member for member in each.group.members] for each in requests]
-    codes = np.unique(ranking.docs[np.array([row for group in rows for row in group], dtype=np.int64)])
-    texts = dict(zip(codes.tolist(), source.texts(codes), strict=True))
-    names = dict(zip(codes.tolist(), ranking.ids.take(codes).tolist(), strict=True))
-    code = partial(map, ranking.docs.tolist().__getitem__)
-    return [
-        Asked(
-            ranking.qids[each.ticket],
-            ranking.queries[each.ticket],
-            tuple(names[c] for c in code(group)),
-            tuple(texts[c] for c in code(group)),
-        )
-        for each, group in zip(requests, rows, strict=True)
-    ]
+class _Lists:
+    """What the rule orders: the first documents of each list, or the passages that these are made of."""
+
+    def __init__(
+        self, ranking: Ranking, source: TextSource, k: int | None, asker: Asker, passages: Passages | None
+    ) -> None:
+        self._ranking, self._source, self._passages = ranking, source, passages
+        sizes = np.diff(ranking.offsets)
+        self._heads: list[int] = (sizes if k is None else np.minimum(sizes, k)).tolist()
+        self.sizes = self._heads
+        self.n_passages = 0
+        if passages is not None:
+            self._cut(passages, asker)
+
+    def _cut(self, passages: Passages, asker: Asker) -> None:
+        starts = self._ranking.offsets[:-1].tolist()
+        rows = [range(start, start + head) for start, head in zip(starts, self._heads, strict=True)]
+        codes = np.unique(self._ranking.docs[np.array([row for some in rows for row in some], dtype=np.int64)])
+        spans = dict(zip(codes.tolist(), asker.passages(self._source.texts(codes), passages), strict=True))
+        of_rows = [[spans[int(self._ranking.docs[row])] for row in some] for some in rows]
+        self._spans = [[span for document in some for span in document] for some in of_rows]
+        self._owners = [[place for place, document in enumerate(some) for _ in document] for some in of_rows]
+        self.sizes = [len(owners) for owners in self._owners]
+        self.n_passages = sum(self.sizes)
+
+    def questions(self, requests: Sequence[Request]) -> list[Asked]:
+        """What the requests ask; each document's text is looked up once."""
+        ranking = self._ranking
+        places: list[list[tuple[int, tuple[int, int] | None]]] = []
+        for each in requests:
+            members = each.group.members
+            if self._passages is None:
+                places.append([(member, None) for member in members])
+            else:
+                owners, spans = self._owners[each.ticket], self._spans[each.ticket]
+                places.append([(owners[member], spans[member]) for member in members])
+        starts = [int(ranking.offsets[each.ticket]) for each in requests]
+        rows = [start + place for start, group in zip(starts, places, strict=True) for place, _ in group]
+        docs = ranking.docs[np.array(rows, dtype=np.int64)]
+        codes = np.unique(docs)
+        texts = dict(zip(codes.tolist(), self._source.texts(codes), strict=True))
+        names = dict(zip(codes.tolist(), ranking.ids.take(codes).tolist(), strict=True))
+        code = iter(docs.tolist())
+        asked = []
+        for each, group in zip(requests, places, strict=True):
+            shown = [next(code) for _ in group]
+            documents = tuple(
+                texts[c] if span is None else texts[c][slice(*span)] for c, (_, span) in zip(shown, group, strict=True)
+            )
+            docnos = tuple(names[c] for c in shown)
+            asked.append(Asked(ranking.qids[each.ticket], ranking.queries[each.ticket], docnos, documents))
+        return asked
+
+    def of_documents(self, number: int, outcome: Outcome) -> Outcome:
+        """The outcome of list `number` in documents, where passages were ordered."""
+        if self._passages is None:
+            return outcome
+        scores = range(len(outcome.order), 0, -1) if outcome.scores is None else outcome.scores
+        of_document: defaultdict[int, list[float]] = defaultdict(list)
+        for item, score in sorted(zip(outcome.order, scores, strict=True)):
+            of_document[self._owners[number][item]].append(score)
+        merged = [self._passages.merged(of_document[place]) for place in range(self._heads[number])]
+        order = sorted(range(len(merged)), key=lambda place: (-merged[place], place))
+        kept = None if outcome.scores is None else tuple(merged[place] for place in order)
+        return Outcome(tuple(order), kept, outcome.counts)
+
+
+Questions = Callable[[Sequence[Request]], list[Asked]]
+Advance = Callable[[int], None]
+
+
+def _in_waves(
+    lists: Sequence[Steps], questions: Questions, asker: Asker, runtime: Runtime, advance: Advance
+) -> Sequence[Outcome | BaseException]:
+    def ask(requests: list[Request]) -> list[Answer]:
+        answers: list[Answer] = []
+        for start in range(0, len(requests), QUESTIONS_AT_ONCE):
+            some = asker.ask(questions(requests[start : start + QUESTIONS_AT_ONCE]), runtime)
+            answers += some
+            advance(len(some))
+        return answers
+
+    return run_waves(lists, ask)
+
+
+def _concurrently(
+    lists: Sequence[Steps], questions: Questions, asker: ConcurrentAsker, runtime: Runtime, advance: Advance
+) -> Sequence[Outcome | BaseException]:
+    failed: list[Exception] = []
+
+    async def ask(requests: list[Request]) -> list[Answer]:
+        if failed:  # what stopped one call would stop the others too
+            raise failed[0]
+        try:
+            answers = await asker.ask_async(questions(requests), runtime)
+        except Exception as error:
+            failed.append(error)
+            raise
+        advance(len(answers))
+        return answers
+
+    return to_the_end(run_continuously(lists, ask, batches=asker.in_flight, budget=asker.at_once))
+
+
+def to_the_end(work: Coroutine[Any, Any, T]) -> T:
+    """What `work` gives; in a thread of its own where an event loop runs here already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, asyncio.run, work).result()

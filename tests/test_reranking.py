@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,9 @@ import pytest
 
 from rerank.config import parse_pipeline
 from rerank.data.corpus import MemoryCorpus
+from rerank.engines.engine import Asked, Asker, Engine
 from rerank.engines.fake import FakeEngine
+from rerank.engines.passages import Merge, Passages, Span, word_passages
 from rerank.errors import ConfigError, DataError, PipelineError
 from rerank.ranking import Ranking, ScoreKind
 from rerank.reranking import Rerank
@@ -17,7 +22,7 @@ from rerank.rules.groupwise import Groupwise
 from rerank.rules.listwise import Listwise
 from rerank.rules.pairwise import Pairwise
 from rerank.rules.pointwise import Pointwise
-from rerank.rules.rule import Rule
+from rerank.rules.rule import Answer, Rule
 from rerank.rules.setwise import Setwise
 from rerank.rules.tournament import Tournament
 from rerank.runtime import Runtime
@@ -143,3 +148,104 @@ def test_a_wrong_name_is_told_with_its_place(rerank: str, message: str) -> None:
 def test_adding_rank_scores_is_refused_when_the_pipeline_is_built(qrels: str) -> None:
     with pytest.raises(PipelineError, match="no common scale"):
         _ = 0.5 * Rerank(FakeEngine(qrels), Setwise()) + 0.5 * Rerank(FakeEngine(qrels), Setwise())
+
+
+LONG = {"d0": "x " * 40, "d1": "x " * 25 + "best", "d2": "x"}
+
+
+class Finds:
+    """An asker that wants the word `best`, and remembers what it was shown."""
+
+    kind = ScoreKind.UNKNOWN
+    most_documents = None
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        self.shown += [text for asked in questions for text in asked.documents]
+        return [tuple(float("best" in text) for text in asked.documents) for asked in questions]
+
+    def passages(self, texts: Sequence[str], passages: Passages) -> Iterator[tuple[Span, ...]]:
+        return word_passages(texts, passages)
+
+
+class Waits(Finds):
+    """The same, asked concurrently; fails on demand."""
+
+    in_flight = 3
+    at_once = 1
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.error, self.calls, self.now, self.most = error, 0, 0, 0
+
+    async def ask_async(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        assert len(questions) <= self.at_once
+        self.calls += 1
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        if self.error is not None:
+            raise self.error
+        return self.ask(questions, runtime)
+
+
+@dataclass(frozen=True, repr=False)
+class Given(Engine):
+    """An engine whose asker is at hand."""
+
+    given: Asker
+
+    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
+        return self.given
+
+
+def long_lists() -> Ranking:
+    given = {q: {docno: float(-i) for i, docno in enumerate(LONG)} for q in ("q1", "q2")}
+    return Ranking.of(given, {q: q for q in given}, ScoreKind.BM25, MemoryCorpus(LONG))
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.label)
+@pytest.mark.parametrize("merge", ["max", "mean", "top_mean"])
+def test_passages_find_what_stands_at_the_end_of_a_long_document(rule: Rule, merge: Merge) -> None:
+    asker = Finds()
+    ranking = Rerank(Given(asker), rule, passages=Passages(10, 8, merge, top=1))(long_lists())
+    assert all(sorted(hits.docnos) == ["d0", "d1", "d2"] for hits in ranking)
+    assert max(len(text.split()) for text in asker.shown) == 10
+    if merge == "max" or rule.gives_scores:
+        assert ranking["q1"].docnos[0] == "d1" or rule.label == "tournament"  # whose points can tie
+
+
+def test_without_answers_passages_leave_the_order(qrels: str) -> None:
+    for rule in RULES:
+        ranking = Rerank(FakeEngine(qrels, garbage=1.0), rule, passages=Passages(10, 8))(long_lists())
+        assert ranking["q2"].docnos == ["d0", "d1", "d2"]
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.label)
+def test_an_engine_that_waits_is_kept_busy_and_gives_the_same_lists(rule: Rule) -> None:
+    asker = Waits()
+    ranking = Rerank(Given(asker), rule)(long_lists())
+    assert ranking == Rerank(Given(Finds()), rule)(long_lists())
+    assert 1 < asker.most <= asker.in_flight
+
+
+def test_a_waiting_engine_works_inside_an_event_loop() -> None:
+    async def main() -> Ranking:
+        return Rerank(Given(Waits()))(long_lists())
+
+    assert asyncio.run(main())["q1"].docnos[0] == "d1"
+
+
+def test_what_stops_one_call_stops_the_run_without_asking_on() -> None:
+    asker = Waits(DataError("no more"))
+    with pytest.raises(DataError, match="no more"):
+        Rerank(Given(asker))(long_lists())
+    assert asker.calls <= asker.in_flight
+
+
+def test_passages_are_written_in_yaml() -> None:
+    text = "stages: [rerank: {engine: {cross_encoder: {model: some-model}}, passages: {size: 100, stride: 50}}]"
+    assert "passages=Passages(size=100, stride=50, merge='max', top=3)" in repr(parse_pipeline(text))

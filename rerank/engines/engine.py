@@ -7,9 +7,10 @@ of any queries and lists together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from rerank.engines.passages import Passages, Span
 from rerank.errors import ConfigError
 from rerank.ranking import ScoreKind
 from rerank.registry import Part
@@ -36,6 +37,24 @@ class Asker(Protocol):
     """How many documents a question may show; None: any number."""
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        """One answer a question, in their order."""
+        ...
+
+    def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
+        """Where the passages of each text lie."""
+        ...
+
+
+@runtime_checkable
+class ConcurrentAsker(Asker, Protocol):
+    """An asker that waits for others, such as servers: several calls of `ask_async` may be under way."""
+
+    in_flight: int
+    """How many calls of `ask_async` are worth having under way."""
+    at_once: int
+    """How many questions such a call takes at most."""
+
+    async def ask_async(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         """One answer a question, in their order."""
         ...
 

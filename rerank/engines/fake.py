@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
+from rerank.engines.passages import Passages, Span, word_passages
 from rerank.errors import ConfigError
 from rerank.ranking import ScoreKind
 from rerank.rules.judges import FakeJudge, Form
@@ -54,6 +55,9 @@ class _Judgments:
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         return [self._answer(asked) for asked in questions]
+
+    def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
+        return word_passages(texts, passages)
 
     def _answer(self, asked: Asked) -> Answer:
         engine, judged = self._engine, self._qrels.get(asked.qid, {})

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
+from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
 from rerank.ranking import ScoreKind
 from rerank.rules.rule import Answer
@@ -45,3 +46,6 @@ class _Pairs:
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         scores = self._model.pairs([(asked.query, asked.documents[0]) for asked in questions], runtime.count)
         return [(float(score),) for score in scores]
+
+    def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
+        return token_passages(self._model.tokenizer, texts, passages)

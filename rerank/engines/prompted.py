@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.engines.causal_lm import Sampling
 from rerank.engines.engine import Asked, Asker, Engine
+from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
 from rerank.errors import ConfigError
 from rerank.ranking import ScoreKind
@@ -73,6 +74,9 @@ class _Prompted:
             self._bound.answer(raw, n, runtime.count)
             for raw, n in zip(self._raw(requests, runtime), shown, strict=True)
         ]
+
+    def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
+        return token_passages(self._model.tokenizer, texts, passages)
 
     def _raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
         verb = self._bound.prompt.verb
