@@ -74,6 +74,9 @@ def evaluate(
         str | None, typer.Option(metavar="PIPELINE", help="What the others are compared with; default the first.")
     ] = None,
     test: Annotated[Test | None, typer.Option(help="The paired test of differences; default randomisation.")] = None,
+    steps: Annotated[  # noqa: FBT002 - an option
+        bool, typer.Option("--steps", help="Measure the lists after each step and branch of a pipeline too.")
+    ] = False,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Keep runs, tables and the HTML report; a second call goes on from them."),
@@ -109,6 +112,7 @@ def evaluate(
       rerank evaluate bm25 dense hybrid --out runs/first
       rerank evaluate mine.yaml bm25 --data path/to/folder --baseline bm25
       rerank evaluate bm25 --measures "nDCG@10 AP R(rel=2)@100"
+      rerank evaluate hybrid --steps
       rerank evaluate --run bm25.trec --run mine.trec --data path/to/folder
       rerank evaluate experiment.yaml --format json
     """
@@ -122,16 +126,17 @@ def evaluate(
         "measures": split_measures(measures) if measures is not None else None,
         "baseline": baseline,
         "test": test.value if test is not None else None,
+        "steps": steps or None,
         "out": str(out) if out is not None else None,
     }
     experiment = _experiment(names or [], {name: value for name, value in given.items() if value is not None})
     folder = Path(experiment.out) if experiment.out is not None else None
-    foreign = _told_apart([open_run(path, ties.value) for path in runs or []], runs or [], experiment.pipelines)
+    foreign = _told_apart([open_run(path, ties.value) for path in runs or []], runs or [], experiment.systems)
     # Scoring runs reads no documents; a report quotes them.
     with_corpus = bool(experiment.pipelines) or folder is not None
     with session(home, device, threads, progress) as runtime:
         results = evaluated(
-            experiment.pipelines,
+            experiment.systems,
             [
                 load(name, experiment.split, runtime=runtime, candidates=candidates, with_corpus=with_corpus)
                 for name in experiment.data
@@ -169,9 +174,9 @@ def _experiment(names: list[str], given: dict[str, Any]) -> Experiment:
     return Experiment(**{"name": "", "data": ("stdlib",), "pipelines": tuple(map(find_pipeline, names)), **given})
 
 
-def _told_apart(runs: list[Run], paths: list[Path], pipelines: tuple[Stage, ...]) -> list[Run]:
-    """The runs, called by their paths where a pipeline or another run has the same name."""
-    names = Counter([*(stage.label for stage in pipelines), *(run.name for run in runs)])
+def _told_apart(runs: list[Run], paths: list[Path], systems: tuple[Stage, ...]) -> list[Run]:
+    """The runs, called by their paths where a system or another run has the same name."""
+    names = Counter([*(stage.label for stage in systems), *(run.name for run in runs)])
     return [
         run if names[run.name] == 1 else dataclasses.replace(run, name=str(path))
         for run, path in zip(runs, paths, strict=True)

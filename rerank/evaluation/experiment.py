@@ -26,6 +26,7 @@ from rerank.evaluation.measures import parse_measures
 from rerank.evaluation.report import write_report
 from rerank.evaluation.results import DataKey, Results
 from rerank.evaluation.significance import TestName
+from rerank.evaluation.steps import with_steps
 from rerank.ranking import Ranking
 from rerank.ready import find_pipeline
 from rerank.run import Run
@@ -53,6 +54,8 @@ class ExperimentOptions:
     """The pipeline that the others are compared with; default the first."""
     test: TestName = "randomisation"
     """The paired test for differences."""
+    steps: bool = False
+    """Whether the lists after each step of a pipeline, and of each branch of a combination, are measured too."""
     out: FilePath | None = None
     """The folder for runs, tables and report."""
 
@@ -63,10 +66,15 @@ class Experiment(ExperimentOptions):
 
     pipelines: tuple[Pipeline, ...]
 
+    @property
+    def systems(self) -> tuple[Stage, ...]:
+        """What is measured: the pipelines, and their steps where these are wanted."""
+        return with_steps(self.pipelines) if self.steps else self.pipelines
+
     def run(self, runtime: Runtime | None = None) -> Results:
         """The experiment's results."""
         return evaluate(
-            self.pipelines,
+            self.systems,
             self.data,
             self.measures,
             self.baseline,
