@@ -16,16 +16,21 @@ if TYPE_CHECKING:
     from rerank.data.dataset import Dataset
     from rerank.data.load import load
     from rerank.data.trec import read_run, write_run
-    from rerank.engines.causal_lm import Sampling
     from rerank.engines.engine import Engine
     from rerank.engines.fake import FakeEngine
-    from rerank.engines.pairs import CrossEncoderEngine
-    from rerank.engines.prompted import CausalLMEngine
+    from rerank.engines.http_client import Retry
+    from rerank.engines.language_model import Sampling
+    from rerank.engines.openai_api import OpenAIEngine, Price
+    from rerank.engines.pairs import CrossEncoderEngine, LateInteractionEngine
+    from rerank.engines.prompted import CausalLMEngine, EncoderDecoderEngine
+    from rerank.engines.remote import RemoteEngine
     from rerank.evaluation.compare import compare_runs
     from rerank.evaluation.evaluation import evaluate_run
     from rerank.evaluation.experiment import evaluate, load_experiment
     from rerank.evaluation.report import write_report
+    from rerank.planning import Plan, plan
     from rerank.ranking import Hit, Ranking, ScoreKind
+    from rerank.reranker import RankedDoc, RankedDocs, Reranker
     from rerank.reranking import Rerank
     from rerank.retrieve.analysis import Analyser
     from rerank.retrieve.bm25 import BM25
@@ -69,6 +74,7 @@ _NAMES = {
     "rerank.evaluation.evaluation": ("evaluate_run",),
     "rerank.evaluation.experiment": ("evaluate", "load_experiment"),
     "rerank.evaluation.report": ("write_report",),
+    "rerank.planning": ("Plan", "plan"),
     "rerank.ranking": ("Hit", "Ranking", "ScoreKind"),
     "rerank.retrieve.analysis": ("Analyser",),
     "rerank.retrieve.bm25": ("BM25",),
@@ -81,12 +87,16 @@ _NAMES = {
     "rerank.retrieve.rm3": ("RM3",),
     "rerank.retrieve.select": ("Exclude", "Filter"),
     "rerank.retrieve.splade": ("Splade",),
+    "rerank.reranker": ("RankedDoc", "RankedDocs", "Reranker"),
     "rerank.reranking": ("Rerank",),
-    "rerank.engines.causal_lm": ("Sampling",),
+    "rerank.engines.language_model": ("Sampling",),
     "rerank.engines.engine": ("Engine",),
     "rerank.engines.fake": ("FakeEngine",),
-    "rerank.engines.pairs": ("CrossEncoderEngine",),
-    "rerank.engines.prompted": ("CausalLMEngine",),
+    "rerank.engines.http_client": ("Retry",),
+    "rerank.engines.openai_api": ("OpenAIEngine", "Price"),
+    "rerank.engines.pairs": ("CrossEncoderEngine", "LateInteractionEngine"),
+    "rerank.engines.prompted": ("CausalLMEngine", "EncoderDecoderEngine"),
+    "rerank.engines.remote": ("RemoteEngine",),
     "rerank.rules.groupwise": ("Groupwise",),
     "rerank.rules.listwise": ("Listwise",),
     "rerank.rules.pairwise": ("Pairwise",),

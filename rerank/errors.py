@@ -14,6 +14,7 @@ A message says what was given, what was expected, where, and what to do next.
     │   ├── NewerArtifactError               written by a later version
     │   └── LockedError                      another process holds it
     ├── ModelError             OSError       weights that are missing or do not load
+    ├── ServerError            ConnectionError  a model server that refuses, or does not answer
     └── MissingExtraError      ImportError   an optional package that is not installed
 """
 
@@ -65,6 +66,10 @@ class LockedError(ArtifactError):
 
 class ModelError(RerankError, OSError):
     """Model weights that are missing or cannot be loaded."""
+
+
+class ServerError(RerankError, ConnectionError):
+    """A model server that cannot be reached, refuses what is asked, or does not answer any more."""
 
 
 class MissingExtraError(RerankError, ImportError):

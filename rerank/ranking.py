@@ -35,6 +35,8 @@ class ScoreKind(StrEnum):
     BM25 = "bm25"
     DOT = "dot"
     COSINE = "cosine"
+    MAXSIM = "maxsim"
+    """The sum of the largest dot products of a query's vectors with a document's."""
     LOGIT = "logit"
     PROBABILITY = "probability"
     RANK = "rank"

@@ -49,7 +49,11 @@ BUILT_IN: dict[str, str] = {
     "tournament": "rerank.rules.tournament:Tournament",
     # engines: what answers
     "cross_encoder": "rerank.engines.pairs:CrossEncoderEngine",
+    "late_interaction": "rerank.engines.pairs:LateInteractionEngine",
     "causal_lm": "rerank.engines.prompted:CausalLMEngine",
+    "encoder_decoder": "rerank.engines.prompted:EncoderDecoderEngine",
+    "openai": "rerank.engines.openai_api:OpenAIEngine",
+    "remote": "rerank.engines.remote:RemoteEngine",
     "fake": "rerank.engines.fake:FakeEngine",
 }
 

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ from rerank.rules.pointwise import Pointwise
 from rerank.rules.rule import Answer, Outcome, Rule, Steps
 from rerank.runtime import Runtime
 from rerank.stage import Flow, Stage
+
+if TYPE_CHECKING:
+    from rerank.planning import Rehearsal
 
 T = TypeVar("T")
 
@@ -80,6 +83,8 @@ class Rerank(Stage):
         ranking = without_excluded(ranking.with_source(source), runtime)
         asker = self.engine.asker(self.prompt, runtime)
         most = asker.most_documents
+        if most == 0:
+            raise ConfigError(f"rerank: the prompt {self.prompt!r} shows no documents; it is for the stage rewrite")
         if most is not None and self.rule.largest_group > most:
             raise ConfigError(
                 f"rerank: {self.rule.label} shows up to {self.rule.largest_group} documents at once, but "
@@ -91,6 +96,13 @@ class Rerank(Stage):
             together = max if what == "waves" else sum
             runtime.count(what, together(outcome.counts.get(what, 0) for outcome in outcomes))
         return self._reordered(ranking, outcomes, asker.kind)
+
+    def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
+        """The lists in their order, once all was counted that would be asked if answers kept it."""
+        engine = rehearsal.stand_in(self.engine, self.prompt, ranking)
+        longest = int(np.diff(ranking.offsets).max(initial=0))
+        rehearsal.about(self.rule, longest if self.k is None else min(longest, self.k), engine.meter.form)
+        return dataclasses.replace(self, engine=engine).transform(ranking, rehearsal)
 
     def _outcomes(self, ranking: Ranking, source: TextSource, asker: Asker, runtime: Runtime) -> list[Outcome]:
         lists = _Lists(ranking, source, self.k, asker, self.passages)

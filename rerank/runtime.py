@@ -27,6 +27,8 @@ from rerank.run import Run, StageStats
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from rerank.engines.cache import RequestCache
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -93,6 +95,7 @@ class Runtime:
         threads: default the processors that the process may use.
         progress: bars on standard error; default only when that is a terminal.
         capacity: how many models and indexes stay loaded; the least recently used goes first.
+        cache: whether what engines answer is kept under `home`, and not asked again.
 
     >>> with Runtime(progress=False) as runtime:
     ...     Runtime.current() is runtime
@@ -107,6 +110,7 @@ class Runtime:
         threads: int | None = None,
         progress: bool | None = None,
         capacity: int = 8,
+        cache: bool = True,
     ) -> None:
         self.home = Path(home) if home is not None else cache_home()
         self.threads = threads or cpu_budget()
@@ -114,6 +118,8 @@ class Runtime:
         self._device = device
         self._resources: OrderedDict[Hashable, Any] = OrderedDict()
         self._capacity = capacity
+        self._caches = cache
+        self._requests: RequestCache | None = None
         self._show = sys.stderr.isatty() if progress is None else progress
         self._bars: Progress | None = None
         self._path: list[str] = []
@@ -143,6 +149,9 @@ class Runtime:
         """Frees everything that was loaded."""
         self._resources.clear()
         self._memory.clear()
+        if self._requests is not None:
+            self._requests.close()
+            self._requests = None
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
@@ -172,6 +181,16 @@ class Runtime:
             torch = need("torch", "dense", "choosing a device")
             self._device = "cuda" if torch.cuda.is_available() else "cpu"
         return self._device
+
+    @property
+    def requests(self) -> RequestCache | None:
+        """What engines answered before; None where nothing is to be kept, or cannot be."""
+        if self._requests is None and self._caches:
+            from rerank.engines.cache import open_cache
+
+            self._requests = open_cache(self.home / "requests")
+            self._caches = self._requests is not None
+        return self._requests
 
     def resource(self, key: Hashable, load: Callable[[], T]) -> T:
         """What `load` gave for `key`, loaded at most once while it stays among the most recently used."""
@@ -229,7 +248,7 @@ class Runtime:
         outer, self._facts = self._facts, {}
         first, started, loading = len(self.stats), time.perf_counter(), self._loading
         try:
-            result = stage.transform(ranking, self)
+            result = self._made(stage, ranking)
         finally:
             name = "/".join(self._path)
             self._path.pop()
@@ -247,14 +266,24 @@ class Runtime:
             self._memory[key] = _Remembered(ranking, result, stats, facts)
         return result
 
+    def _made(self, stage: Transform, ranking: Ranking) -> Ranking:
+        return stage.transform(ranking, self)
+
     def count(self, what: str, number: int) -> None:
         """Adds to a count of the running stage, e.g. `count("truncated documents", 3)`."""
         if number and self._counts:
             self._counts[-1][what] = self._counts[-1].get(what, 0) + int(number)
 
     def note(self, fact: str, value: Any) -> None:
-        """Writes a resolved fact (a model's revision, a type chosen by `auto`) into the run's provenance."""
-        self._facts[fact] = value
+        """Writes a resolved fact (a model's revision, a type chosen by `auto`) into the run's provenance.
+
+        A second value of a fact, from another stage of the kind, stands beside the first under a number.
+        """
+        name, number = fact, 1
+        while self._facts.get(name, value) != value:
+            number += 1
+            name = f"{fact} ({number})"
+        self._facts[name] = value
 
     @contextlib.contextmanager
     def sharing(self, stages: Iterable[Transform]) -> Iterator[None]:

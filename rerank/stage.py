@@ -16,7 +16,7 @@ import html
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,9 @@ from rerank.errors import PipelineError
 from rerank.ranking import Ranking, ScoreKind, merge_tables
 from rerank.registry import Part
 from rerank.runtime import Runtime
+
+if TYPE_CHECKING:
+    from rerank.planning import Rehearsal
 
 DOCUMENTS = "documents"
 
@@ -58,6 +61,14 @@ class Stage(Part, ABC):
     @abstractmethod
     def transform(self, ranking: Ranking, runtime: Runtime) -> Ranking:
         """The ranking that this stage makes of `ranking`; state and statistics belong to `runtime`."""
+
+    def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
+        """What `transform` would give, as far as that is known without loading a model; see `rerank.plan`.
+
+        A stage that needs a model overrides this: it tells `rehearsal` what the model would be asked, and gives lists
+        like those that would come.
+        """
+        return self.transform(ranking, rehearsal)
 
     def __call__(self, ranking: Ranking) -> Ranking:
         """Runs the stage in the runtime of the enclosing `with`, else in one of its own."""

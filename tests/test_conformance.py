@@ -58,6 +58,10 @@ EXAMPLES: dict[str, Callable[[Files], Stage]] = {
     "filter, dropping": lambda files: Filter(files["ids"], drop=True, min_score=1.0),
     "rewrite": lambda files: Rewrite(files["rewritings"], missing="keep"),
     "rewrite, appended and searched": lambda files: Rewrite(files["rewritings"], "append", "keep") >> BM,
+    "rewrite, written by a model": lambda files: Rewrite(engine=FakeEngine(files["qrels"]), prompt="reason"),
+    "rewrite, as passages": lambda files: (
+        Rewrite(None, "passages", "keep", FakeEngine(files["qrels"], garbage=0.5), "hyde", n_texts=2, repeat=3) >> BM
+    ),
     "rm3": lambda files: RM3(documents=2, terms=3),
     "rm3, searched again": lambda files: BM >> RM3() >> BM25() >> OriginalQuery(),
     "original_query": lambda files: OriginalQuery(),

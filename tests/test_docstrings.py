@@ -12,7 +12,16 @@ import rerank
 
 ROOT = Path(rerank.__file__).parent
 # These examples need an extra of the package.
-EXTRAS = {"rerank.engines": "torch", "rerank.models": "safetensors", "rerank.retrieve.dense": "faiss"}
+EXTRAS = {
+    "rerank.engines": "torch",
+    "rerank.models": "safetensors",
+    "rerank.retrieve.dense": "faiss",
+    "rerank.integrations.haystack": "haystack",
+    "rerank.integrations.langchain": "langchain_core",
+    "rerank.integrations.llama_index": "llama_index.core",
+    "rerank.integrations.mteb": "mteb",
+    "rerank.integrations.pyterrier": "pyterrier",
+}
 
 
 def modules() -> list[str]:

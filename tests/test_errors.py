@@ -15,6 +15,7 @@ from rerank.errors import (
     ModelError,
     PipelineError,
     RerankError,
+    ServerError,
     UnknownNameError,
     nearest,
 )
@@ -29,6 +30,7 @@ from rerank.errors import (
         (DataError, ValueError),
         (ArtifactError, OSError),
         (ModelError, OSError),
+        (ServerError, ConnectionError),
         (MissingExtraError, ImportError),
     ],
 )

@@ -199,6 +199,16 @@ def test_a_pipeline_that_starts_from_lists_is_refused_where_there_are_none(runti
         runtime.run(Cut(1) >> Cut(1), Dataset("toy", {"q1": "one"}))
 
 
+def test_facts_of_two_stages_of_a_kind_stand_side_by_side(runtime: Runtime) -> None:
+    def noted(ranking: Ranking) -> Ranking:
+        for value in ("one", "two", "one"):
+            runtime.note("bm25", value)
+        return ranking
+
+    facts = runtime.run(apply(noted), Dataset("toy", {"q1": "one", "q2": "two"}, candidates=RANKING)).provenance
+    assert (facts["bm25"], facts["bm25 (2)"]) == ("one", "two")
+
+
 def test_a_second_run_starts_with_no_statistics_or_facts_of_the_first(runtime: Runtime) -> None:
     data = Dataset("toy", {"q1": "one"}, candidates=RANKING)
     first = runtime.run(Counted("x"), data)

@@ -117,3 +117,29 @@ def write_causal_lm(folder: Path, kind: str, *, seed: int = 0, max_tokens: int =
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(config_of(kind, size)).save_pretrained(folder)
     return folder
+
+
+def write_chat_lm(folder: Path, *, seed: int = 0) -> Path:
+    """Writes a Llama with random weights and a chat template and gives its folder back."""
+    import torch
+    from tiny_tokenizers import byte_pairs
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = byte_pairs()
+    tokenizer.save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        initializer_range=0.3,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from rerank import __version__
-from rerank.cli import check, compare, data, evaluate, index, models, prompts, run, schema, search
+from rerank.cli import cache, check, compare, data, evaluate, index, models, prompts, rerank_list, run, schema, search
 from rerank.errors import RerankError
 
 BAD_INPUT = 2
@@ -38,11 +38,13 @@ app.command("run")(run.run)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("search")(search.search)
+app.command("rerank")(rerank_list.rerank)
 app.add_typer(index.app, name="index", short_help="Builds indexes beforehand; lists and verifies what is on disk.")
 app.command("check")(check.check)
 app.command("schema")(schema.schema)
 app.add_typer(data.app, name="data", short_help="Lists, shows, checks and judges collections.")
 app.add_typer(models.app, name="models", short_help="Lists and fetches the models that have short names.")
+app.add_typer(cache.app, name="cache", short_help="Shows and prunes what models answered before.")
 app.add_typer(prompts.app, name="prompts", short_help="Lists, renders and imports prompts for language models.")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.session import Device, Home, Progress, Threads, session
+from rerank.cli.session import Device, Home, NoCache, Progress, Threads, session
 
 if TYPE_CHECKING:
     from rerank.evaluation.experiment import Experiment
@@ -97,6 +97,8 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
+    *,
+    no_cache: NoCache = False,
 ) -> None:
     """Measures pipelines or runs and compares them with a baseline.
 
@@ -134,7 +136,7 @@ def evaluate(
     foreign = _told_apart([open_run(path, ties.value) for path in runs or []], runs or [], experiment.systems)
     # Scoring runs reads no documents; a report quotes them.
     with_corpus = bool(experiment.pipelines) or folder is not None
-    with session(home, device, threads, progress) as runtime:
+    with session(home, device, threads, progress, no_cache=no_cache) as runtime:
         results = evaluated(
             experiment.systems,
             [

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from rerank.ranking import Hits
+    from rerank.reranker import RankedDocs
 
 SNIPPET_LINES = 2
 INDENT = " " * 5
@@ -21,7 +22,7 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False)
 
 
-def show_hits(out: Console, hits: Hits, k: int) -> None:
+def show_hits(out: Console, hits: Hits | RankedDocs, k: int) -> None:
     """Prints the first `k` documents of one query."""
     from rich.text import Text
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help=(
-        "What language models are shown when they rerank.\n\n"
+        "What language models are shown when they rerank or rewrite queries.\n\n"
         "A prompt is one YAML file: messages or a plain template, labels, how the answer is read, and what is cut when "
         "room is short. A pipeline names one of this list, or a file (./my-prompt.yaml)."
     ),
@@ -85,7 +85,9 @@ def render(
     name: Name,
     *,
     query: Annotated[str, typer.Option(metavar="TEXT", help="The query.")],
-    document: Annotated[list[str], typer.Option(metavar="TEXT", help="A document; once for each that is shown.")],
+    document: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="A document; once for each that is shown.")
+    ] = None,
     instruction: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What counts as relevant; default the prompt's own.")
     ] = None,
@@ -110,20 +112,20 @@ def render(
     from rerank.prompts.prompt import load_prompt
 
     _use(home)
-    prompt = load_prompt(name)
+    prompt, documents = load_prompt(name), document or []
     if model is None:
         from rerank.prompts.layout import plain_text
 
-        typer.echo(plain_text(prompt, query, document, instruction=instruction))
+        typer.echo(plain_text(prompt, query, documents, instruction=instruction))
         return
     tokenizer = _tokenizer(model, home)
     bound = prompt.bind(tokenizer)
-    request = bound.request(query, document, max_tokens, instruction=instruction)
+    request = bound.request(query, documents, max_tokens, instruction=instruction)
     typer.echo(tokenizer.decode(list(request.tokens), clean_up_tokenization_spaces=False))
     labels = [tokenizer.decode(list(ids), clean_up_tokenization_spaces=False) for ids in request.continuations]
     facts = {
         "tokens": f"{len(request.tokens):,}",
-        "of the template": f"{bound.template_tokens(len(document)):,}, labels included",
+        "of the template": f"{bound.template_tokens(len(documents)):,}, labels included",
         "shared by the query's requests": f"{request.prefix:,}",
         "answers": ", ".join(map(repr, labels)) or "generated",
         "documents cut": str(request.truncated_documents),
@@ -192,7 +194,7 @@ def _row(prompt: Prompt) -> dict[str, Any]:
         "name": prompt.name,
         "verb": prompt.verb,
         "parser": prompt.parser,
-        "documents": "any" if most is None else str(most),
+        "documents": "any" if most is None else str(most or "none"),
         "wording": prompt.source.wording if prompt.source is not None else "own",
         "checkpoints": prompt.source.checkpoints if prompt.source is not None else "",
         "description": prompt.description,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rerank.cli.session import Device, Home, Progress, Threads, session
+from rerank.cli.session import Device, Home, NoCache, Progress, Threads, session
 
 if TYPE_CHECKING:
     from rerank.run import Run
@@ -40,6 +40,11 @@ def run(
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
+    *,
+    no_cache: NoCache = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what models would be asked, and for how long; load none.")
+    ] = False,
 ) -> None:
     """Runs one pipeline over the queries of a data set.
 
@@ -51,6 +56,7 @@ def run(
       rerank run bm25
       rerank run mine.yaml --data path/to/beir-folder --out runs/mine.trec
       rerank run reranker.yaml --data path/to/trec-dl-2019 --candidates bm25
+      rerank run reranker.yaml --data path/to/beir-folder --dry-run
     """
     from rerank.data.load import load
     from rerank.ready import find_pipeline
@@ -59,8 +65,14 @@ def run(
     stages = find_pipeline(pipeline)
     if depth is not None:
         stages = dataclasses.replace(stages, stages=(*stages.stages, Cut(depth)))
-    with session(home, device, threads, progress) as runtime:
-        made = runtime.run(stages, load(data, split, runtime=runtime, candidates=candidates))
+    with session(home, device, threads, progress, no_cache=no_cache) as runtime:
+        dataset = load(data, split, runtime=runtime, candidates=candidates)
+        if dry_run:
+            from rerank.planning import plan
+
+            typer.echo(plan(stages, dataset, runtime))
+            return
+        made = runtime.run(stages, dataset)
         if out is None:
             _show(made)
         else:

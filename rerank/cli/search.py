@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rerank.cli.session import Device, Home, Progress, Threads, session
+from rerank.cli.session import Device, Home, NoCache, Progress, Threads, session
 
 if TYPE_CHECKING:
     from rerank.ranking import Hits
@@ -42,6 +42,8 @@ def search(
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
+    *,
+    no_cache: NoCache = False,
 ) -> None:
     """Searches a collection with a pipeline.
 
@@ -63,7 +65,7 @@ def search(
     queries = [line.strip() for line in sys.stdin if line.strip()] if query == "-" else [query]
     if not queries:
         raise DataError("standard input holds no queries; write one a line")
-    with session(home, device, threads, progress) as runtime:
+    with session(home, device, threads, progress, no_cache=no_cache) as runtime:
         corpus = load_corpus(data, runtime=runtime)
         topics = Ranking.start({str(number): text for number, text in enumerate(queries, 1)}, corpus)
         ranking = runtime.rank(stages, topics)

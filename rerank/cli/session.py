@@ -26,13 +26,16 @@ Progress = Annotated[
     bool | None,
     typer.Option("--progress/--no-progress", help="Bars on standard error; by default only where that is a terminal."),
 ]
+NoCache = Annotated[
+    bool, typer.Option("--no-cache", help="Ask models again what they answered before, and keep no answers.")
+]
 
 
-def session(home: Home, device: Device, threads: Threads, progress: Progress) -> Runtime:
+def session(home: Home, device: Device, threads: Threads, progress: Progress, *, no_cache: NoCache = False) -> Runtime:
     """The runtime of one command."""
     from rerank.runtime import Runtime
 
     if home is not None:
         # Models are looked up by name without a runtime, and child processes have only the environment.
         os.environ["RERANK_HOME"] = str(home)
-    return Runtime(device=device, threads=threads, progress=progress)
+    return Runtime(device=device, threads=threads, progress=progress, cache=not no_cache)

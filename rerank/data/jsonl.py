@@ -10,7 +10,7 @@ become query columns; the rest is ignored.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +42,27 @@ def read_documents(path: Path) -> Iterator[Document]:
         DataError: a line without id or text, or of which they are no strings; file and line are named.
     """
     for number, record in read_json_lines(path):
-        place = f"{path}:{number}"
-        title = record.get("title")
-        yield Document(
-            _id(record, _DOCUMENT_IDS, place),
-            _string(title, "title", place) if title is not None else "",
-            _text(record, _DOCUMENT_TEXTS, place),
-        )
+        yield document_of(record, f"{path}:{number}")
+
+
+def document_of(record: Mapping[str, Any], place: str, default_id: str | None = None) -> Document:
+    """The document of one JSON object.
+
+    Args:
+        record: the object.
+        place: where it stands, for messages.
+        default_id: what it is called where it has no id; without one that is an error.
+
+    Raises:
+        DataError: no text, no id, or of which they are no strings.
+    """
+    title = record.get("title")
+    has_id = default_id is None or any(key in record for key in _DOCUMENT_IDS)
+    return Document(
+        _id(record, _DOCUMENT_IDS, place) if has_id else str(default_id),
+        _string(title, "title", place) if title is not None else "",
+        _text(record, _DOCUMENT_TEXTS, place),
+    )
 
 
 def read_queries_jsonl(path: Path) -> Queries:
@@ -75,7 +89,7 @@ def read_queries_jsonl(path: Path) -> Queries:
     return found
 
 
-def _id(record: dict[str, Any], keys: Sequence[str], place: str) -> str:
+def _id(record: Mapping[str, Any], keys: Sequence[str], place: str) -> str:
     key = _key(record, keys, "id", place)
     return _as_id(record[key], key, place)
 
@@ -88,7 +102,7 @@ def _as_id(value: object, key: str, place: str) -> str:
     raise DataError(f"{place}: {key} must be a string that is not empty, found {value!r}")
 
 
-def _text(record: dict[str, Any], keys: Sequence[str], place: str) -> str:
+def _text(record: Mapping[str, Any], keys: Sequence[str], place: str) -> str:
     key = _key(record, keys, "text", place)
     return _string(record[key], key, place)
 
@@ -99,7 +113,7 @@ def _string(value: object, key: str, place: str) -> str:
     return value
 
 
-def _key(record: dict[str, Any], keys: Sequence[str], what: str, place: str) -> str:
+def _key(record: Mapping[str, Any], keys: Sequence[str], what: str, place: str) -> str:
     for key in keys:
         if key in record:
             return key

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,25 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """
     try:
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            for number, raw in enumerate(file, 1):
-                line = raw.removeprefix(_BOM) if number == 1 else raw
-                if not line.isspace() and line:
-                    yield number, line.decode("utf-8").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
+            yield from decoded(file, str(path))
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
+
+
+def decoded(file: Iterable[bytes], origin: str) -> Iterator[tuple[int, str]]:
+    """The lines of an open file, as `read_lines` gives them.
+
+    Raises:
+        DataError: bytes that are not UTF-8.
+    """
+    for number, raw in enumerate(file, 1):
+        line = raw.removeprefix(_BOM) if number == 1 else raw
+        if line.isspace() or not line:
+            continue
+        try:
+            yield number, line.decode("utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{origin}:{number}: not UTF-8 ({error.reason}); save the file as UTF-8") from error
 
 
 def read_bytes(path: Path) -> bytes:
@@ -65,14 +76,23 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: a line that is no JSON object; file and line are named.
     """
     for number, line in read_lines(path):
-        try:
-            value = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path}:{number}: not JSON ({error}); each line must be one JSON object") from error
-        if not isinstance(value, dict):
-            message = f"{path}:{number}: holds a JSON {type(value).__name__}; each line must be one JSON object"
-            raise DataError(message)
-        yield number, value
+        yield number, json_object(line, f"{path}:{number}")
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """The JSON object that a line holds.
+
+    Raises:
+        DataError: it holds something else.
+    """
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{place}: not JSON ({error}); each line must be one JSON object") from error
+    if not isinstance(value, dict):
+        message = f"{place}: holds a JSON {type(value).__name__}; each line must be one JSON object"
+        raise DataError(message)
+    return value
 
 
 def read_json_object(path: Path) -> dict[str, Any]:

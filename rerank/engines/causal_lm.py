@@ -1,301 +1,41 @@
 """Causal language models: label logits at a prompt's end, likelihoods of continuations, generated text.
 
-Only the states that are read meet the vocabulary, in float32 and in bounded pieces, because 16-bit logits tie and a
-tensor of [batch, length, vocabulary] is the largest of all.  Prompts of one query are packed behind their shared
-beginning, which is computed once a batch.
+Prompts of one query are packed behind their shared beginning, which is computed once a batch.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
+from rerank.engines.language_model import Generated, Ids, Item, LanguageModel, Request, Sampling
 from rerank.engines.packing import Pack, Packing, alone, find_packing, padded, padded_inputs
-from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
-from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches
-from rerank.errors import ConfigError, DataError, ModelError
+from rerank.engines.scorer import check_order, load_scorer
+from rerank.engines.text_model import DType
 
 if TYPE_CHECKING:
     from rerank.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-_VOCABULARY_AT_ONCE = 8192
-"""Rows of the vocabulary whose logits are made together: 1,024 positions take 32 MB."""
-_POSITIONS_AT_ONCE = 1024
-_GENERATED_TOGETHER = 4
-"""Writing is bound by reading the weights, so its batches hold so many times the tokens of scoring ones."""
-_TAIL_TOKENS = 32
-"""The last tokens that are searched for a text to stop at."""
 _CAUSES = (
     "weights and tokenizer that do not belong together, damaged weights, or a model that does not know the language"
 )
 
-Ids = npt.NDArray[np.int32]
 
-
-class Request(Protocol):
-    """What the engine is asked, as `rerank.prompts.PromptRequest` holds it."""
-
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The prompt."""
-        ...
-
-    @property
-    def prefix(self) -> int:
-        """How many leading tokens all requests of the query share."""
-        ...
-
-    @property
-    def continuations(self) -> tuple[tuple[int, ...], ...]:
-        """Labels, or the one text whose likelihood is asked."""
-        ...
-
-    @property
-    def verb(self) -> str:
-        """`choices`, `likelihood` or `generate`."""
-        ...
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How text is generated.
-
-    >>> Sampling(max_tokens=64).temperature
-    0.0
-    """
-
-    max_tokens: int = 256
-    """What is generated at most."""
-    temperature: float = 0.0
-    """0 takes the likeliest token; above, tokens are drawn."""
-    top_p: float = 1.0
-    """Draws only from the likeliest tokens that together have this probability."""
-    seed: int = 0
-    """Of the draws: the same prompt and seed give the same draws, whatever else is in the batch."""
-    stop: tuple[str, ...] = ()
-    """Texts that end generation; they stay in the answer."""
-
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"sampling: max_tokens is {self.max_tokens} (1 or more), temperature {self.temperature} (0 or more), "
-                f"top_p {self.top_p} (above 0, at most 1)"
-            )
-
-
-class Generated(NamedTuple):
-    """A text that the model wrote."""
-
-    text: str
-    """Without special tokens."""
-    finish: Literal["stop", "length"]
-    """`stop`: the model ended it, or a text to stop at came; `length`: it ran into `max_tokens`."""
-    tokens: tuple[int, ...]
-    """The token ids, without the one that ended it."""
-
-    @property
-    def n_tokens(self) -> int:
-        """How many tokens were written."""
-        return len(self.tokens)
-
-
-class Item(NamedTuple):
-    """A request as sequences of tokens."""
-
-    tokens: Ids
-    prefix: int
-    """Leading tokens that other requests may share."""
-    reads: int
-    """How many last positions of `tokens` are read."""
-    branches: tuple[Ids, ...] = ()
-    """Texts that go on from the end of `tokens`; all their positions are read."""
-
-    @property
-    def cost(self) -> int:
-        """Tokens to compute when nothing is shared with other items."""
-        return len(self.tokens) + sum(map(len, self.branches))
-
-    @property
-    def longest(self) -> int:
-        """Tokens of its longest sequence."""
-        return len(self.tokens) + max(map(len, self.branches), default=0)
-
-
-class Target(NamedTuple):
-    """A token whose logit is wanted."""
-
-    row: int
-    """Which of the positions that are read."""
-    token: int
-    slot: int
-    """Which answer it adds to."""
-
-
-class CausalLM(Scorer):
+class CausalLM(LanguageModel):
     """A decoder with a head over the vocabulary."""
 
     library_class: ClassVar[str] = "AutoModelForCausalLM"
-    min_agreement: ClassVar[float] = 0.9
-
-    def choices(self, requests: Sequence[Request], count: Count | None = None) -> list[FloatVector]:
-        """float32 [labels] for each request: how likely each label goes on from the prompt.
-
-        These are log-probabilities up to a constant of the request where all its labels are single tokens, and summed
-        log-probabilities where one has several.
-
-        Args:
-            requests: prompts with one label or more.
-            count: is told `tokens` of prompts, and `reused tokens`: those not computed again.
-
-        Raises:
-            DataError: a prompt that is empty or longer than the model reads, or without labels.
-            ModelError: logits that are not finite.
-        """
-        answers: list[FloatVector] = [np.empty(0, dtype=np.float32)] * len(requests)
-        items = [self._choice(request) for request in requests]
-        with self._computing():
-            for batch, sums in self._chosen(items, requests, count):
-                slot = 0
-                for i in batch:
-                    n = len(requests[i].continuations)
-                    answers[i], slot = sums[slot : slot + n], slot + n
-        return answers
-
-    def _chosen(
-        self, items: list[Item], requests: Sequence[Request], count: Count | None
-    ) -> Iterator[tuple[list[int], FloatVector]]:
-        """The answers of each batch's requests, end to end."""
-        for batch, rows in self._read(items, count):
-            targets: list[Target] = []
-            normalised: list[bool] = []
-            row = slot = 0
-            for i in batch:
-                labels = requests[i].continuations
-                several = any(len(label) > 1 for label in labels)
-                branch = row + 1
-                for label in labels:
-                    targets += [Target(row, label[0], slot)]
-                    targets += [Target(branch + step, token, slot) for step, token in enumerate(label[1:])]
-                    branch += len(label) - 1
-                    slot += 1
-                normalised += [several] * (branch - row)
-                row = branch
-            yield batch, self._sums(rows, targets, slot, np.array(normalised))
-
-    def likelihood(self, requests: Sequence[Request], count: Count | None = None) -> list[float]:
-        """The mean log-probability of each request's continuation given its prompt; 0 for an empty one.
-
-        Raises:
-            DataError: a prompt that is empty or longer than the model reads, or not one continuation.
-            ModelError: logits that are not finite.
-        """
-        answers = [0.0] * len(requests)
-        asked = [i for i, request in enumerate(requests) if any(request.continuations)]
-        items = [self._continued(requests[i]) for i in asked]
-        with self._computing():
-            for batch, rows in self._read(items, count):
-                texts = [requests[asked[i]].continuations[0] for i in batch]
-                said = ((slot, token) for slot, text in enumerate(texts) for token in text)
-                targets = [Target(row, token, slot) for row, (slot, token) in enumerate(said)]
-                sums = self._sums(rows, targets, len(batch), np.ones(len(targets), dtype=np.bool_))
-                for i, text, total in zip(batch, texts, sums.tolist(), strict=True):
-                    answers[asked[i]] = total / len(text)
-        return answers
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling, count: Count | None = None) -> list[Generated]:
-        """What the model writes after each prompt.
-
-        Args:
-            requests: prompts; together with `max_tokens` they fit into the model's length.
-            sampling: how tokens are chosen.
-            count: is told `tokens` of prompts and `generated tokens`.
-
-        Raises:
-            DataError: a prompt that is empty, or too long.
-        """
-        prompts = [self._checked(request, sampling.max_tokens) for request in requests]
-        sizes = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-        answers: dict[int, Generated] = {}
-        with self._computing():
-            for batch, written in self._in_batches(
-                self._writing_batches(sizes, sampling),
-                lambda batch: int((sizes[batch] + sampling.max_tokens).sum()) // _GENERATED_TOGETHER,
-                lambda batch: self._write([prompts[i] for i in batch], sampling),
-            ):
-                answers |= dict(zip(batch, written, strict=True))
-        if count is not None:
-            count("tokens", int(sizes.sum()))
-            count("generated tokens", sum(answer.n_tokens for answer in answers.values()))
-        return [answers[i] for i in range(len(requests))]
-
-    def plan(self, requests: Sequence[Request], sampling: Sampling | None = None) -> list[list[int]]:
-        """The numbers of requests of one verb that are computed together; one such batch alone gives the same bits."""
-        if sampling is not None:
-            sizes = np.array([len(request.tokens) for request in requests], dtype=np.int64)
-            return self._writing_batches(sizes, sampling)
-        make = self._continued if any(request.verb == "likelihood" for request in requests) else self._choice
-        return self._batches([make(request) for request in requests])
-
-    @property
-    def limit(self) -> int:
-        """The most tokens that the model reads: prompt and label, or prompt and generated text."""
-        positions = getattr(self.model.config, "max_position_embeddings", None) or MAX_TOKENS
-        return min(int(positions), int(self.tokenizer.model_max_length), MAX_TOKENS)
-
-    # -- requests ------------------------------------------------------------
-
-    def _checked(self, request: Request, more: int) -> Ids:
-        """The prompt's tokens, when they fit in with `more` others."""
-        if not request.tokens:
-            raise DataError("a prompt has no tokens; its template is empty")
-        if len(request.tokens) + more > self.limit:
-            raise DataError(
-                f"a prompt of {len(request.tokens):,} tokens and {more:,} more do not fit into the {self.limit:,} that "
-                f"model {self.folder.name!r} reads; make requests with a lower max_tokens"
-            )
-        return np.array(request.tokens, dtype=np.int32)
-
-    def _choice(self, request: Request) -> Item:
-        labels = request.continuations
-        if not labels or not all(labels):
-            raise DataError("a request for choices has no labels, or an empty one; give at least one token each")
-        tokens = self._checked(request, max(map(len, labels)) - 1)
-        branches = tuple(np.array(label[:-1], dtype=np.int32) for label in labels if len(label) > 1)
-        return Item(tokens, min(request.prefix, len(tokens) - 1), 1, branches)
 
     def _continued(self, request: Request) -> Item:
-        if len(request.continuations) != 1:
-            raise DataError(
-                f"a request for a likelihood has {len(request.continuations)} continuations; it takes exactly one"
-            )
-        text = request.continuations[0]
+        text = self._only_continuation(request)
         tokens = self._checked(request, max(0, len(text) - 1))
         whole = np.concatenate((tokens, np.array(text[:-1], dtype=np.int32)))
         return Item(whole, min(request.prefix, len(tokens) - 1), max(1, len(text)))
-
-    # -- scoring ------------------------------------------------------------
-
-    def _read(self, items: list[Item], count: Count | None) -> Iterator[tuple[list[int], Any]]:
-        """The states float32 [positions, d] that each batch of items reads, item by item."""
-        reused = 0
-        for batch, (states, computed) in self._in_batches(
-            self._batches(items),
-            lambda batch: self._cost([items[i] for i in batch]),
-            lambda batch: self._states([items[i] for i in batch]),
-        ):
-            reused += max(0, sum(items[i].cost for i in batch) - computed)
-            yield batch, states
-        if count is not None:
-            count("tokens", sum(item.cost for item in items))
-            count("reused tokens", reused)
 
     def _cost(self, items: Sequence[Item]) -> int:
         """Tokens that a batch computes."""
@@ -308,9 +48,7 @@ class CausalLM(Scorer):
         The longest come first, because runs of one length are computed at once.
         """
         if self._packing is None:
-            sizes = np.array([item.longest for item in items])
-            rows = np.array([1 + len(item.branches) for item in items])
-            return [batch.tolist() for batch in token_batches(sizes * rows, self.batch_tokens)]
+            return super()._batches(items)
         keys = [item.tokens[: item.prefix].tobytes() for item in items]
         order = sorted(range(len(items)), key=lambda i: (keys[i], -len(items[i].tokens)))
         batches: list[list[int]] = []
@@ -345,72 +83,22 @@ class CausalLM(Scorer):
         places = [np.arange(pack.ends[piece] - n + 1, pack.ends[piece] + 1) for piece, n in reads]
         return states[np.concatenate(places)].float(), pack.size
 
-    def _sums(self, rows: Any, targets: list[Target], n: int, normalised: npt.NDArray[np.bool_]) -> FloatVector:
-        """float32 [n]: the logits of targets added up by slot, log-probabilities where a row is to be normalised."""
-        import torch
-
-        index = torch.tensor(targets, dtype=torch.int64, device=rows.device)
-        found = torch.empty(len(targets), dtype=torch.float32, device=rows.device)
-        for some in torch.arange(len(targets), device=rows.device).split(_POSITIONS_AT_ONCE):
-            weights, bias = self._head_rows(index[some, 1])
-            found[some] = self._finished((rows[index[some, 0]] * weights).sum(dim=1) + bias)
-        if normalised.any():
-            total = torch.zeros(len(rows), dtype=torch.float32, device=rows.device)
-            wanted = torch.from_numpy(np.flatnonzero(normalised)).to(rows.device)
-            total[wanted] = self._log_totals(rows[wanted])
-            found -= total[index[:, 0]]
-        sums = torch.zeros(n, dtype=torch.float32, device=rows.device).index_add_(0, index[:, 2], found)
-        return self._finite(sums.cpu().numpy())
-
-    def _log_totals(self, rows: Any) -> Any:
-        """float32 [positions]: the logarithm of what all tokens' exponentials sum to."""
-        import torch
-
-        parts = []
-        for some in rows.split(_POSITIONS_AT_ONCE):
-            total = torch.full((len(some),), -torch.inf, device=rows.device)
-            for start in range(0, self._vocabulary, _VOCABULARY_AT_ONCE):
-                weights, bias = self._head_rows(slice(start, start + _VOCABULARY_AT_ONCE))
-                total = torch.logaddexp(total, self._finished(some @ weights.T + bias).logsumexp(dim=1))
-            parts.append(total)
-        return torch.cat(parts)
-
-    def _head_rows(self, tokens: Any) -> tuple[Any, Any]:
-        """float32: some rows of the head, and their biases."""
-        head = self.model.get_output_embeddings()
-        bias = 0.0 if head.bias is None else head.bias[tokens].float()
-        return head.weight[tokens].float(), bias
-
-    def _finished(self, logits: Any) -> Any:
-        """What the model makes of its head's products."""
-        if self._cap is None:
-            return logits * self._scale if self._scale != 1.0 else logits
-        return (logits / self._cap).tanh() * self._cap
-
-    # -- generating ------------------------------------------------------------
-
-    def _writing_batches(self, sizes: npt.NDArray[np.int64], sampling: Sampling) -> list[list[int]]:
-        budget = self.batch_tokens * _GENERATED_TOGETHER
-        return [batch.tolist() for batch in token_batches(sizes + sampling.max_tokens, budget)]
-
     def _write(self, prompts: list[Ids], sampling: Sampling) -> list[Generated]:
         import torch
-        from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+        from transformers import GenerationConfig
 
         width = max(map(len, prompts))
         inside = np.arange(width) >= width - np.array([len(prompt) for prompt in prompts])[:, None]
         ids = np.full(inside.shape, self._pad(), dtype=np.int64)
         ids[inside] = np.concatenate(prompts)
-        ends = _Ends(self.tokenizer, width, self._end_tokens, sampling.stop)
-        draws = [] if sampling.temperature == 0 else [_Draws(prompts, sampling)]
+        ends, listeners = self._listeners(prompts, sampling, width)
         written = self.model.generate(
             torch.from_numpy(ids).to(self.device),
             attention_mask=torch.from_numpy(inside.astype(np.int64)).to(self.device),
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens, do_sample=False, pad_token_id=self._pad()
             ),
-            logits_processor=LogitsProcessorList(draws),
-            stopping_criteria=StoppingCriteriaList([ends]),
+            **listeners,
         )
         return ends.answers(written[:, width:].tolist())
 
@@ -421,52 +109,16 @@ class CausalLM(Scorer):
         return "it is not a causal language model"
 
     def _find_packing(self) -> Packing | None:
-        from transformers import GenerationConfig
-
-        settings = self.model.generation_config
-        ends = settings.eos_token_id if settings.eos_token_id is not None else self.tokenizer.eos_token_id
-        self._end_tokens: frozenset[int] = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
-        # A folder's own sampling options would be mixed into ours.
-        self.model.generation_config = GenerationConfig()
+        self._read_settings()
         self._read_head()
         return find_packing(self._base, self.words(), self.limit)
 
-    def _read_head(self) -> None:
-        """Finds out how logits come from states, and tries it.
-
-        Raises:
-            ModelError: not in a way that is known.
-        """
+    def _tried(self) -> tuple[Any, Any]:
         import torch
 
-        head = self.model.get_output_embeddings()
-        self._vocabulary = 0 if head is None else int(head.weight.shape[0])
-        self._scale = 1.0
-        self._cap: float | None = getattr(self.model.config, "final_logit_softcapping", None)
-        if head is not None and self._base is not self.model:
-            ids = torch.tensor([self.words()[:8]], device=self.device)
-            wanted = self.model(input_ids=ids, use_cache=False).logits[0, -1]
-            weights, bias = self._head_rows(slice(None))
-            products = alone(self._base, ids[0].tolist())[-1] @ weights.T + bias
-            if self._cap is None:
-                scale = float(products @ wanted / (products @ products))
-                self._scale = scale if abs(scale - 1) > 1e-4 else 1.0
-            if torch.allclose(self._finished(products), wanted, rtol=1e-4, atol=1e-4 * float(wanted.abs().max())):
-                return
-        raise ModelError(
-            f"model {self.folder.name!r}: the logits of {type(self.model).__name__} are not a product of its last "
-            "states and its head; serve it with a server for language models instead"
-        )
-
-    def _convert(self, dtype: Any) -> None:
-        self.model.to(dtype)
-
-    def trial(self) -> list[FloatVector]:
-        """Likelihoods of four queries after each of six documents."""
-        queries = [text for text in PROBE_TEXTS if text[0].islower()][:4]
-        documents = [text for text in PROBE_TEXTS if text[0].isupper()][:6]
-        scores = self._plain_likelihood([(query, document) for query in queries for document in documents])
-        return list(np.array(scores, dtype=np.float32).reshape(len(queries), len(documents)))
+        ids = torch.tensor([self.words()[:8]], device=self.device)
+        logits = self.model(input_ids=ids, use_cache=False).logits[0, -1]
+        return None if self._base is self.model else alone(self._base, ids[0].tolist())[-1], logits
 
     def order_holds(self) -> bool:
         """Whether queries are likelier after documents that answer them; else a warning is logged.
@@ -474,26 +126,6 @@ class CausalLM(Scorer):
         This tries the model; whether a prompt brings that out is tried where the two are put together.
         """
         return check_order(self._plain_likelihood, f"causal language model {self.folder.name!r}", _CAUSES)
-
-    def _plain_likelihood(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
-        """The likelihood of queries on the line after a document, without any template."""
-        options = {"split_special_tokens": True, "add_special_tokens": False, "verbose": False}
-        queries = self.tokenizer([query for query, _ in pairs], **options)["input_ids"]
-        documents = self.tokenizer([f"{document}\n" for _, document in pairs], **options)["input_ids"]
-        half = max(1, self.limit // 2)
-        return self.likelihood(
-            [
-                _Plain(tuple(document[:half]), 0, (tuple(query[:half]),), "likelihood")
-                for query, document in zip(queries, documents, strict=True)
-            ]
-        )
-
-
-class _Plain(NamedTuple):
-    tokens: tuple[int, ...]
-    prefix: int
-    continuations: tuple[tuple[int, ...], ...]
-    verb: str
 
 
 def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int], list[tuple[int, int]]]:
@@ -524,64 +156,6 @@ def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int
             at = lay(branch, whole) if shares else lay(np.concatenate((item.tokens, branch)), -1)
             reads.append((at, len(branch)))
     return pieces, parents, reads
-
-
-class _Draws:
-    """Turns logits into ones whose highest is a draw, by each prompt's own random numbers (the Gumbel-max trick)."""
-
-    def __init__(self, prompts: Sequence[Ids], sampling: Sampling) -> None:
-        import torch
-
-        self._sampling = sampling
-        digests = [hashlib.sha256(f"{sampling.seed} ".encode() + prompt.tobytes()).digest() for prompt in prompts]
-        seeds = [int.from_bytes(digest[:8], "little") >> 1 for digest in digests]
-        self._random = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, ids: Any, logits: Any) -> Any:
-        import torch
-
-        logits = logits.float() / self._sampling.temperature
-        if self._sampling.top_p < 1:
-            ordered, tokens = logits.sort(dim=1, descending=True)
-            before = ordered.softmax(dim=1).cumsum(dim=1) - ordered.softmax(dim=1)
-            dropped = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, before >= self._sampling.top_p)
-            logits = logits.masked_fill(dropped, -torch.inf)
-        size = logits.shape[1]
-        noise = torch.stack([-torch.empty(size).exponential_(generator=random).log() for random in self._random])
-        return logits + noise.to(logits.device)
-
-
-class _Ends:
-    """Says when each text is over, and remembers it."""
-
-    def __init__(self, tokenizer: Any, start: int, end_tokens: frozenset[int], stop: tuple[str, ...]) -> None:
-        self._tokenizer, self._start, self._end_tokens, self._stop = tokenizer, start, end_tokens, stop
-        self._lengths: dict[int, int] = {}
-
-    def __call__(self, ids: Any, logits: Any, **_: Any) -> Any:
-        import torch
-
-        n = ids.shape[1] - self._start
-        for row, token in enumerate(ids[:, -1].tolist()):
-            if row in self._lengths:
-                continue
-            if token in self._end_tokens:
-                self._lengths[row] = n - 1
-            elif self._stop:
-                tail = self._tokenizer.decode(ids[row, max(self._start, ids.shape[1] - _TAIL_TOKENS) :].tolist())
-                if any(text in tail for text in self._stop):
-                    self._lengths[row] = n
-        over = [row in self._lengths for row in range(len(ids))]
-        return torch.tensor(over, dtype=torch.bool, device=ids.device)
-
-    def answers(self, rows: list[list[int]]) -> list[Generated]:
-        """The texts, each up to its end."""
-        found = []
-        for row, tokens in enumerate(rows):
-            finish: Literal["stop", "length"] = "stop" if row in self._lengths else "length"
-            kept = tokens[: self._lengths.get(row, len(tokens))]
-            found.append(Generated(self._tokenizer.decode(kept, skip_special_tokens=True), finish, tuple(kept)))
-        return found
 
 
 def load_causal_lm(runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto") -> CausalLM:

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from rerank.engines.packing import TOLERANCE, Pack, Packing, alone, find_packing, padded, padded_inputs, position_shift
+from rerank.engines.cache import SCORE, RequestCache, Stored, request_key
+from rerank.engines.packing import (
+    TOLERANCE,
+    Pack,
+    Packing,
+    alone,
+    find_packing,
+    packed_batches,
+    padded,
+    padded_inputs,
+    position_shift,
+)
 from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
 from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches
 from rerank.errors import ConfigError, ModelError
@@ -82,7 +93,13 @@ class CrossEncoder(Scorer):
         _refuse_other_modules(folder)
         super().__init__(folder, device=device, threads=threads)
 
-    def pairs(self, pairs: Sequence[Pair], count: Count | None = None, max_tokens: int | None = None) -> FloatVector:
+    def pairs(
+        self,
+        pairs: Sequence[Pair],
+        count: Count | None = None,
+        max_tokens: int | None = None,
+        cache: RequestCache | None = None,
+    ) -> FloatVector:
         """float32 [n]: the logits of (query, document) pairs, in the order given.
 
         Special tokens inside a text are read as plain characters.  A pair that is too long loses the end of its
@@ -90,27 +107,37 @@ class CrossEncoder(Scorer):
 
         Args:
             pairs: texts.
-            count: is told `tokens`, `truncated documents` and `truncated queries`, e.g. `runtime.count`.
+            count: is told `requests`, `cached answers`, `tokens` of the others, `truncated documents` and `truncated
+                queries`, e.g. `runtime.count`.
             max_tokens: cuts pairs to this, special tokens included, where the model would read more.
+            cache: where answers are looked up and kept.
 
         Raises:
             ModelError: scores that are not finite.
         """
         tokens = self.tokenise(pairs, max_tokens)
-        if count is not None:
-            count("tokens", int(tokens.sizes.sum()))
-            count("truncated documents", int((tokens.lengths > tokens.sizes).sum()))
-            count("truncated queries", tokens.cut_queries)
-        scores = np.empty(len(pairs), dtype=np.float32)
         sizes = tokens.sizes
+
+        def score(batch: list[int]) -> list[float]:
+            scores: list[float] = self._finite(_read(self._logits(tokens.take(batch)))).tolist()
+            if count is not None:
+                count("tokens", int(sizes[batch].sum()))
+            return scores
+
+        stored = Stored(cache, self._keys(tokens), SCORE) if cache is not None else None
         with self._computing():
-            batches = self._batches(sizes)
-            logits = self._in_batches(
-                batches, lambda batch: int(sizes[batch].sum()), lambda batch: self._logits(tokens.take(batch))
-            )
-            for batch, found in logits:
-                scores[batch] = _read(found)
-        return self._finite(scores)
+            scores = self._answers(self._batches(sizes), lambda batch: int(sizes[batch].sum()), score, stored, count)
+        if count is not None:
+            count("truncated documents", int((tokens.lengths > sizes).sum()))
+            count("truncated queries", tokens.cut_queries)
+        return np.array(scores, dtype=np.float32)
+
+    def _keys(self, tokens: PairTokens) -> list[bytes]:
+        key, types = self.key, tokens.types or [np.empty(0, dtype=np.int32)] * len(tokens.ids)
+        return [
+            request_key(key, "pairs", ids.tobytes(), kinds.tobytes())
+            for ids, kinds in zip(tokens.ids, types, strict=True)
+        ]
 
     def plan(self, pairs: Sequence[Pair], max_tokens: int | None = None) -> list[list[int]]:
         """The numbers of pairs that are computed together; `pairs` of one such batch gives the same bits by itself."""
@@ -156,6 +183,8 @@ class CrossEncoder(Scorer):
         for i in np.flatnonzero(lengths == 0).tolist():
             # Tokenizers of decoders add nothing to two empty texts.
             ids[i] = np.array([self._pad()], dtype=np.int32)
+            if types:
+                types[i] = np.zeros(1, dtype=np.int32)
         cut = sum(shorter[query] != whole[query] for query, _ in pairs)
         return PairTokens(ids, types or None, lengths, cut)
 
@@ -321,26 +350,6 @@ class Head:
 
         pooled = None if self._pooler is None else self._pooler(self._given)
         return BaseModelOutputWithPoolingAndCrossAttentions(last_hidden_state=self._given, pooler_output=pooled)
-
-
-def packed_batches(
-    order: Iterable[int], sizes: npt.NDArray[np.int64], budget: int, longest: int | None
-) -> list[list[int]]:
-    """Numbers in batches of at most `budget` tokens, in the order given; what is over `longest` comes alone.
-
-    >>> packed_batches([0, 1, 2, 3], np.array([9, 4, 4, 3]), budget=8, longest=8)
-    [[0], [1, 2], [3]]
-    """
-    batches: list[list[int]] = []
-    free = 0
-    for i in order:
-        size = int(sizes[i])
-        if size > free or (longest is not None and size > longest):
-            batches.append([])
-            free = budget if longest is None or size <= longest else 0
-        batches[-1].append(i)
-        free -= size
-    return batches
 
 
 def _read(logits: Any) -> FloatVector:

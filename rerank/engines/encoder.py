@@ -23,6 +23,7 @@ class Encoder(TextModel):
     library_class: ClassVar[str] = "SentenceTransformer"
     # Larger batches gain nothing on a processor: 4,096 tokens keep activations in its caches.
     batch_tokens: ClassVar[int] = 4096
+    packs: ClassVar[bool] = True
 
     def __init__(self, folder: ModelFolder, *, device: str, dtype: str, threads: int) -> None:
         super().__init__(folder, device=device, dtype=dtype, threads=threads)

@@ -8,14 +8,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
+from rerank.engines.meter import Meter, by_characters
 from rerank.engines.passages import Passages, Span
 from rerank.errors import ConfigError
 from rerank.ranking import ScoreKind
 from rerank.registry import Part
 from rerank.rules.rule import Answer
 from rerank.runtime import Runtime
+
+if TYPE_CHECKING:
+    from rerank.engines.language_model import Sampling
+    from rerank.prompts.prompt import Prompt
 
 
 class Asked(NamedTuple):
@@ -59,6 +64,14 @@ class ConcurrentAsker(Asker, Protocol):
         ...
 
 
+class Writer(Protocol):
+    """A loaded engine that writes about queries."""
+
+    def write(self, queries: Sequence[str], runtime: Runtime) -> list[tuple[str, ...]]:
+        """For each query the texts written about it; empty ones where nothing usable came."""
+        ...
+
+
 class Engine(Part, ABC):
     """Base of all engines; a subclass is a frozen dataclass with `asker`."""
 
@@ -70,6 +83,41 @@ class Engine(Part, ABC):
             ConfigError: a prompt is needed and none is given, or the other way round.
             ModelError: the model cannot be loaded.
         """
+
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """How the engine would be asked, counted without its weights.
+
+        Raises:
+            ConfigError: as by `asker`.
+        """
+        return by_characters(prompt)
+
+    def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
+        """What writes `n_texts` texts about each query, by a prompt that shows no document.
+
+        Raises:
+            ConfigError: the engine does not write, or the prompt shows documents.
+            ModelError: the model cannot be loaded.
+        """
+        raise ConfigError(f"{self.label}: writes no texts; take an engine with a language model, such as causal_lm")
+
+
+def writing_prompt(engine: Engine, name: str, sampling: Sampling, n_texts: int) -> Prompt:
+    """The prompt of that name or path, when texts about queries can be written by it.
+
+    Raises:
+        ConfigError: it shows documents, or several texts would all be the same.
+    """
+    from rerank.prompts.prompt import load_prompt
+
+    prompt = load_prompt(name)
+    if prompt.shows_documents:
+        raise ConfigError(f"the prompt {name!r} shows documents and scores them; about queries write hyde, reason, ...")
+    if n_texts > 1 and not sampling.temperature:
+        raise ConfigError(
+            f"{engine.label}: {n_texts} texts a query would all be the same; give sampling: {{temperature: 0.7}}"
+        )
+    return prompt
 
 
 def refuse_prompt(engine: Engine, prompt: str | None) -> None:

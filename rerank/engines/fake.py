@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rerank.config import FilePath
-from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
+from rerank.engines.engine import Asked, Asker, Engine, Writer, refuse_prompt
+from rerank.engines.meter import Meter, by_characters
 from rerank.engines.passages import Passages, Span, word_passages
 from rerank.errors import ConfigError
 from rerank.ranking import ScoreKind
 from rerank.rules.judges import FakeJudge, Form
-from rerank.rules.rule import Answer, Group
+from rerank.rules.rule import Answer, Group, seeded
 from rerank.runtime import Runtime
 
 
@@ -20,7 +21,7 @@ from rerank.runtime import Runtime
 class FakeEngine(Engine):
     """Answers from judgments, well or badly as asked: what a rule would do with a perfect, noisy or broken model.
 
-    Documents without a judgment count as grade 0.
+    Documents without a judgment count as grade 0.  As a writer it repeats the query.
     """
 
     qrels: FilePath
@@ -44,6 +45,24 @@ class FakeEngine(Engine):
         from rerank.data.trec import read_qrels
 
         return _Judgments(self, runtime.resource(("qrels", self.qrels), lambda: read_qrels(Path(self.qrels))))
+
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """By characters; answers have their form."""
+        refuse_prompt(self, prompt)
+        return replace(by_characters(None), form=self.form)
+
+    def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
+        """What writes every query down again; nothing for a share of `garbage`."""
+        return _Echo(self, n_texts)
+
+
+class _Echo:
+    def __init__(self, engine: FakeEngine, n_texts: int) -> None:
+        self._engine, self._n_texts = engine, n_texts
+
+    def write(self, queries: Sequence[str], runtime: Runtime) -> list[tuple[str, ...]]:
+        lost = [seeded(self._engine.seed, query).random() < self._engine.garbage for query in queries]
+        return [("" if is_lost else query,) * self._n_texts for query, is_lost in zip(queries, lost, strict=True)]
 
 
 class _Judgments:

@@ -14,7 +14,7 @@ import contextvars
 import importlib.util
 import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -305,6 +305,26 @@ def padded_inputs(ids: Sequence[Row], types: Sequence[Row] | None, pad: int, dev
     return _inputs({"input_ids": filled, "attention_mask": inside, "token_type_ids": kinds}, device)
 
 
+def packed_batches(
+    order: Iterable[int], sizes: npt.NDArray[np.int64], budget: int, longest: int | None
+) -> list[list[int]]:
+    """Numbers in batches of at most `budget` tokens, in the order given; what is over `longest` comes alone.
+
+    >>> packed_batches([0, 1, 2, 3], np.array([9, 4, 4, 3]), budget=8, longest=8)
+    [[0], [1, 2], [3]]
+    """
+    batches: list[list[int]] = []
+    free = 0
+    for i in order:
+        size = int(sizes[i])
+        if size > free or (longest is not None and size > longest):
+            batches.append([])
+            free = budget if longest is None or size <= longest else 0
+        batches[-1].append(i)
+        free -= size
+    return batches
+
+
 def _inputs(arrays: Mapping[str, Any], device: Any) -> dict[str, Any]:
     import torch
 
@@ -321,6 +341,14 @@ def position_shift(model: Any) -> int:
     if hasattr(embeddings, "create_position_ids_from_input_ids"):
         return int(model.config.pad_token_id) + 1
     return 0
+
+
+def ordinary_tokens(tokenizer: Any, model: Any) -> list[int]:
+    """Token ids that are no special tokens, for trials of `model`."""
+    special = set(tokenizer.all_special_ids)
+    size = min(len(tokenizer), int(model.get_input_embeddings().num_embeddings))
+    # Vocabularies begin with special tokens and single bytes.
+    return [token for token in range(size // 8, size) if token not in special][:4096]
 
 
 def find_packing(model: Any, vocabulary: Sequence[int], limit: int, *, n_types: int = 0) -> Packing | None:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
+from rerank.engines.meter import Meter, by_characters, by_pairs, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
+from rerank.errors import ModelError
 from rerank.ranking import ScoreKind
 from rerank.rules.rule import Answer
 from rerank.runtime import Runtime
 
 if TYPE_CHECKING:
     from rerank.engines.cross_encoder import CrossEncoder
+    from rerank.engines.late_interaction import LateInteraction
 
 
 @dataclass(frozen=True, repr=False)
@@ -35,16 +38,55 @@ class CrossEncoderEngine(Engine):
 
         return _Pairs(load_cross_encoder(runtime, self.model, self.revision, self.dtype))
 
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """By the model's tokenizer, where its files are here."""
+        refuse_prompt(self, prompt)
+        from rerank.engines.cross_encoder import CrossEncoder
+
+        try:
+            model = outlined(CrossEncoder, self.model, self.revision, runtime)
+        except ModelError as error:
+            return by_characters(None, remark=str(error))
+        return by_pairs(model, work_of(model, self.dtype, runtime.device))
+
+
+@dataclass(frozen=True, repr=False)
+class LateInteractionEngine(Engine):
+    """A ColBERT: encodes queries and documents apart, compares their tokens; for rules that show one document.
+
+    Each document is encoded once for all queries that are asked about it together.
+    """
+
+    model: str
+    """A hub id, or a folder of a ColBERT of Stanford's, PyLate's, or sentence-transformers' layout."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: DType = "auto"
+    """What the model computes in."""
+    document_tokens: int | None = None
+    """Tokens of a document at most, where the transformer reads so many; default what the checkpoint says."""
+
+    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
+        """The loaded model."""
+        refuse_prompt(self, prompt)
+        from rerank.engines.late_interaction import load_late_interaction
+
+        model = load_late_interaction(runtime, self.model, self.revision, self.dtype)
+        return _Pairs(model, ScoreKind.MAXSIM, self.document_tokens)
+
 
 class _Pairs:
-    kind = ScoreKind.LOGIT
     most_documents: int | None = 1
 
-    def __init__(self, model: CrossEncoder) -> None:
-        self._model = model
+    def __init__(
+        self, model: CrossEncoder | LateInteraction, kind: ScoreKind = ScoreKind.LOGIT, max_tokens: int | None = None
+    ) -> None:
+        self._model, self._max_tokens = model, max_tokens
+        self.kind = kind
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
-        scores = self._model.pairs([(asked.query, asked.documents[0]) for asked in questions], runtime.count)
+        pairs = [(asked.query, asked.documents[0]) for asked in questions]
+        scores = self._model.pairs(pairs, runtime.count, self._max_tokens, runtime.requests)
         return [(float(score),) for score in scores]
 
     def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:

@@ -2,27 +2,159 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from rerank.engines.causal_lm import Sampling
-from rerank.engines.engine import Asked, Asker, Engine
+from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
+from rerank.engines.language_model import Sampling
+from rerank.engines.meter import Meter, by_characters, by_prompt, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
+from rerank.engines.scorer import check_order
 from rerank.engines.text_model import DType
-from rerank.errors import ConfigError
+from rerank.errors import ConfigError, ModelError
 from rerank.ranking import ScoreKind
 from rerank.rules.rule import Answer
 from rerank.runtime import Runtime
 
 if TYPE_CHECKING:
-    from rerank.engines.causal_lm import CausalLM
+    from rerank.engines.cache import RequestCache
+    from rerank.engines.language_model import Generated, LanguageModel, Request
+    from rerank.engines.scorer import FloatVector
+    from rerank.engines.text_model import Count
     from rerank.prompts.binding import BoundPrompt, PromptRequest
     from rerank.prompts.parsers import Raw
+    from rerank.prompts.prompt import Prompt
+
+_CAUSES = (
+    "a template that the model was not trained with, labels that it does not answer with, or a model that cannot judge "
+    "relevance"
+)
+
+
+class PromptModel(Protocol):
+    """A loaded language model."""
+
+    tokenizer: Any
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of all that an answer depends on besides the request."""
+        ...
+
+    @property
+    def limit(self) -> int:
+        """The most tokens that a prompt may have; in decoders, what follows it included."""
+        ...
+
+    def choices(
+        self, requests: Sequence[Request], count: Count | None = None, cache: RequestCache | None = None
+    ) -> list[FloatVector]:
+        """The logits of each request's labels."""
+        ...
+
+    def likelihood(
+        self, requests: Sequence[Request], count: Count | None = None, cache: RequestCache | None = None
+    ) -> list[float]:
+        """The mean log-probability of each request's continuation."""
+        ...
+
+    def generate(
+        self,
+        requests: Sequence[Request],
+        sampling: Sampling,
+        count: Count | None = None,
+        cache: RequestCache | None = None,
+    ) -> list[Generated]:
+        """What the model writes after each prompt."""
+        ...
+
+
+class PromptedEngine(Engine):
+    """Base of engines that ask a language model by a prompt; a subclass is a frozen dataclass with these fields."""
+
+    model: str
+    revision: str | None
+    dtype: DType
+    max_tokens: int
+    sampling: Sampling
+
+    is_seq2seq: ClassVar[bool] = False
+    """Whether the prompts are those that an encoder-decoder reads."""
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ConfigError(f"{self.label}: max_tokens is {self.max_tokens}, at least 1 is needed")
+
+    @abstractmethod
+    def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
+        """The loaded model."""
+
+    @abstractmethod
+    def _kind(self) -> type[LanguageModel]:
+        """What the model is, for counting without its weights."""
+
+    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
+        """The loaded model with the prompt bound to its tokenizer."""
+        return self._prompted(self._needed(prompt), runtime)
+
+    def _needed(self, name: str | None) -> str:
+        """The prompt's name, when there is one that this engine reads."""
+        from rerank.prompts.prompt import load_prompt
+
+        if name is None:
+            raise ConfigError(f"{self.label}: needs a prompt: the name of a profile (rerank prompts list) or a file")
+        if load_prompt(name).seq2seq and not self.is_seq2seq:
+            raise ConfigError(
+                f"{self.label}: the prompt {name!r} is one for encoder-decoders (seq2seq); take the engine "
+                "encoder_decoder, or another prompt"
+            )
+        if self.is_seq2seq and not load_prompt(name).seq2seq:
+            raise ConfigError(
+                f"{self.label}: the prompt {name!r} is one for decoders (without seq2seq: true); take the engine "
+                "causal_lm, or another prompt, such as monot5"
+            )
+        return name
+
+    def _prompted(self, name: str, runtime: Runtime, sampling: Sampling | None = None) -> _Prompted:
+        from rerank.prompts.prompt import load_prompt
+
+        prompt = load_prompt(name)
+        model = self._load(prompt, runtime)
+
+        def bind() -> tuple[BoundPrompt, bool | None]:
+            bound = prompt.bind(model.tokenizer)
+            return bound, _Prompted(self, model, bound, self.sampling).order_holds()
+
+        bound, holds = runtime.resource(("prompt", prompt.fingerprint, model.key), bind)
+        tried = {} if holds is None else {"self-test": "passed" if holds else "failed"}
+        runtime.note("prompt", {"name": name, "fingerprint": prompt.fingerprint, **tried})
+        return _Prompted(self, model, bound, sampling or self.sampling)
+
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """By the model's tokenizer, where its files are here."""
+        from rerank.prompts.prompt import load_prompt
+
+        name, most_written = self._needed(prompt), self.sampling.max_tokens
+        loaded = load_prompt(name)
+        try:
+            model = outlined(self._kind(), self.model, self.revision, runtime)
+        except ModelError as error:
+            return by_characters(name, written=most_written, remark=str(error))
+        limit = model.limit - (most_written if loaded.verb == "generate" and not self.is_seq2seq else 0)
+        work = work_of(model, self.dtype, runtime.device)
+        return by_prompt(loaded.bind(model.tokenizer), min(self.max_tokens, limit), written=most_written, work=work)
+
+    def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
+        """The loaded model; each text of a query has a seed of its own: `sampling.seed` and those after it."""
+        writing_prompt(self, self._needed(prompt), self.sampling, n_texts)
+        seeds = range(self.sampling.seed, self.sampling.seed + n_texts)
+        return _Writing([self._prompted(prompt, runtime, replace(self.sampling, seed=seed)) for seed in seeds])
 
 
 @dataclass(frozen=True, repr=False)
-class CausalLMEngine(Engine):
+class CausalLMEngine(PromptedEngine):
     """A causal language model and a prompt: judged by how likely labels or the query are, or by what it writes."""
 
     model: str
@@ -36,22 +168,56 @@ class CausalLMEngine(Engine):
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
 
-    def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ConfigError(f"causal_lm: max_tokens is {self.max_tokens}, at least 1 is needed")
-
-    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
-        """The loaded model with the prompt bound to its tokenizer."""
-        if prompt is None:
-            raise ConfigError(f"{self.label}: needs a prompt: the name of a profile (rerank prompts list) or a file")
+    def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.causal_lm import load_causal_lm
-        from rerank.prompts.prompt import load_prompt
 
-        model = load_causal_lm(runtime, self.model, self.revision, self.dtype)
-        loaded = load_prompt(prompt)
-        bound = runtime.resource(("prompt", loaded.fingerprint, model.key), lambda: loaded.bind(model.tokenizer))
-        runtime.note("prompt", {"name": prompt, "fingerprint": loaded.fingerprint})
-        return _Prompted(self, model, bound)
+        return load_causal_lm(runtime, self.model, self.revision, self.dtype)
+
+    def _kind(self) -> type[LanguageModel]:
+        from rerank.engines.causal_lm import CausalLM
+
+        return CausalLM
+
+
+@dataclass(frozen=True, repr=False)
+class EncoderDecoderEngine(PromptedEngine):
+    """An encoder-decoder such as T5 and a prompt with `seq2seq: true`, such as monot5, whose answer the decoder starts.
+
+    Text that it writes takes no room from the prompt.
+    """
+
+    model: str
+    """A catalogue name, a folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: DType = "auto"
+    """What the model computes in."""
+    max_tokens: int = 4096
+    """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
+    sampling: Sampling = Sampling()
+    """How text is generated, for prompts whose answers are written."""
+
+    is_seq2seq: ClassVar[bool] = True
+
+    def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
+        from rerank.engines.encoder_decoder import load_encoder_decoder
+
+        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype)
+
+    def _kind(self) -> type[LanguageModel]:
+        from rerank.engines.encoder_decoder import EncoderDecoder
+
+        return EncoderDecoder
+
+
+class _Writing:
+    """A language model that writes about queries."""
+
+    def __init__(self, models: Sequence[_Prompted]) -> None:
+        self._models = models
+
+    def write(self, queries: Sequence[str], runtime: Runtime) -> list[tuple[str, ...]]:
+        return list(zip(*(model.texts(queries, runtime) for model in self._models), strict=True))
 
 
 class _Prompted:
@@ -59,10 +225,10 @@ class _Prompted:
 
     kind = ScoreKind.UNKNOWN
 
-    def __init__(self, engine: CausalLMEngine, model: CausalLM, bound: BoundPrompt) -> None:
-        self._engine, self._model, self._bound = engine, model, bound
+    def __init__(self, engine: PromptedEngine, model: PromptModel, bound: BoundPrompt, sampling: Sampling) -> None:
+        self._engine, self._model, self._bound, self._sampling = engine, model, bound, sampling
         self.most_documents: int | None = bound.prompt.most_documents
-        written = engine.sampling.max_tokens if bound.prompt.verb == "generate" else 0
+        written = sampling.max_tokens if bound.prompt.verb == "generate" and not engine.is_seq2seq else 0
         self._max_tokens = min(engine.max_tokens, model.limit - written)
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
@@ -75,15 +241,56 @@ class _Prompted:
             for raw, n in zip(self._raw(requests, runtime), shown, strict=True)
         ]
 
+    def texts(self, queries: Sequence[str], runtime: Runtime) -> list[str]:
+        """What is written about each query."""
+        requests = self._bound.requests([(query, ()) for query in queries], self._max_tokens)
+        runtime.count("truncated queries", sum(request.truncated_query for request in requests))
+        written = self._model.generate(requests, self._sampling, runtime.count, runtime.requests)
+        runtime.count("unfinished texts", sum(each.finish == "length" for each in written))
+        return [self._bound.text(each.text, runtime.count) for each in written]
+
     def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
         return token_passages(self._model.tokenizer, texts, passages)
+
+    def order_holds(self) -> bool | None:
+        """Whether obviously relevant documents come before irrelevant ones, else a warning is logged.
+
+        None where answers are written: that takes too long to be tried.
+        """
+        if self._bound.prompt.verb == "generate":
+            return None
+        subject = f"{self._engine.label} {self._engine.model!r} with the prompt {self._bound.prompt.name!r}"
+        return check_order(self._apart if self.most_documents == 1 else self._side_by_side, subject, _CAUSES)
+
+    def _apart(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """The score of each document."""
+        asked = [(query, (document,)) for query, document in pairs]
+        return [answer[0] or 0.0 for answer in self._tried(asked)]
+
+    def _side_by_side(self, pairs: list[tuple[str, str]]) -> list[float]:
+        """The scores of documents that are shown in twos, in both orders, since models like one place better."""
+        twos = [(query, (first, second)) for (query, first), (_, second) in zip(pairs[::2], pairs[1::2], strict=True)]
+        there = self._tried(twos)
+        back = self._tried([(query, documents[::-1]) for query, documents in twos])
+        return [
+            (one or 0.0) + (other or 0.0)
+            for left, right in zip(there, back, strict=True)
+            for one, other in zip(left, right[::-1], strict=True)
+        ]
+
+    def _tried(self, asked: Sequence[tuple[str, tuple[str, ...]]]) -> list[Answer]:
+        """Answers that nobody counts and nothing stores."""
+        requests = self._bound.requests(asked, self._max_tokens)
+        ask = self._model.choices if self._bound.prompt.verb == "choices" else self._model.likelihood
+        raw: Sequence[Raw] = ask(requests)
+        return [self._bound.answer(each, len(documents)) for each, (_, documents) in zip(raw, asked, strict=True)]
 
     def _raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
         verb = self._bound.prompt.verb
         if verb == "choices":
-            return self._model.choices(requests, runtime.count)
+            return self._model.choices(requests, runtime.count, runtime.requests)
         if verb == "likelihood":
-            return self._model.likelihood(requests, runtime.count)
-        written = self._model.generate(requests, self._engine.sampling, runtime.count)
+            return self._model.likelihood(requests, runtime.count, runtime.requests)
+        written = self._model.generate(requests, self._sampling, runtime.count, runtime.requests)
         runtime.count("unfinished answers", sum(each.finish == "length" for each in written))
         return [each.text for each in written]

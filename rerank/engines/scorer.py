@@ -7,18 +7,22 @@ import logging
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rerank.artifact import fingerprint
-from rerank.engines.packing import Packing, still_agrees
-from rerank.engines.text_model import DType, has_bfloat16, quiet_loading, torch_threads
+from rerank.engines.packing import Packing, ordinary_tokens, still_agrees
+from rerank.engines.products import speed_up
+from rerank.engines.text_model import Count, DType, has_bfloat16, quiet_loading, torch_threads
 from rerank.errors import ModelError
 from rerank.extras import need
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from rerank.engines.cache import Stored
     from rerank.models import ModelFolder
     from rerank.runtime import Runtime
 
@@ -60,6 +64,8 @@ class Scorer(ABC):
     """The class of transformers that reads the folder."""
     min_agreement: ClassVar[float]
     """Kendall's tau, against float32, that a 16-bit type must reach to be chosen by `auto`."""
+    unread: ClassVar[tuple[str, ...]] = ()
+    """How the names of weights begin that nothing reads, so that a folder need not have them."""
 
     def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
         self.folder = folder
@@ -81,7 +87,7 @@ class Scorer(ABC):
         torch = need("torch", "dense", f"the model {self.folder.name!r}")
         from safetensors import SafetensorError
 
-        path = str(self.folder.path)
+        path = str(self._transformer)
         options = {"local_files_only": True, "trust_remote_code": False}
         try:
             with quiet_loading():
@@ -96,6 +102,7 @@ class Scorer(ABC):
                 f"{type(error).__name__}: {reason[:300]}; check the folder or fetch the model again"
             ) from error
         missing = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
+        missing = [name for name in missing if not name.startswith(self.unread)]
         if missing:
             raise ModelError(
                 f"model {self.folder.name!r} ({path}) has no weights for {', '.join(missing[:3])}"
@@ -104,7 +111,37 @@ class Scorer(ABC):
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(requires_grad=False)
+        speed_up(model)
         return model.to(self.device)
+
+    @classmethod
+    def without_weights(cls, folder: ModelFolder) -> Self:
+        """The model as its configuration describes it: it tokenises and cuts as the loaded one does, but cannot score.
+
+        Raises:
+            ModelError: configuration or tokenizer are missing or cannot be read.
+        """
+        made = cls.__new__(cls)
+        made.folder, made.device, made.dtype = folder, "meta", "float32"
+        transformers = need("transformers", "dense", f"the model {folder.name!r}")
+        torch = need("torch", "dense", f"the model {folder.name!r}")
+        path = str(made._transformer)
+        options = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            with quiet_loading(), torch.device("meta"):
+                made.tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
+                config = transformers.AutoConfig.from_pretrained(path, **options)
+                made.model = getattr(transformers, cls.library_class).from_config(config)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ModelError(f"model {folder.name!r} ({path}): {type(error).__name__}: {reason}") from error
+        made._base = made.model.base_model
+        return made
+
+    @property
+    def _transformer(self) -> Path:
+        """The folder of the transformer and the tokenizer."""
+        return self.folder.path
 
     @property
     @abstractmethod
@@ -133,10 +170,7 @@ class Scorer(ABC):
 
     def words(self) -> list[int]:
         """Token ids that are no special tokens, for trials."""
-        special = set(self.tokenizer.all_special_ids)
-        size = min(len(self.tokenizer), int(self.model.get_input_embeddings().num_embeddings))
-        # Vocabularies begin with special tokens and single bytes.
-        return [token for token in range(size // 8, size) if token not in special][:4096]
+        return ordinary_tokens(self.tokenizer, self.model)
 
     @property
     def path(self) -> str:
@@ -160,8 +194,11 @@ class Scorer(ABC):
         """Scores of a few fixed lists; their order decides whether a 16-bit type may be used."""
 
     @abstractmethod
-    def order_holds(self) -> bool:
-        """Whether obviously relevant documents come before irrelevant ones; else a warning is logged."""
+    def order_holds(self) -> bool | None:
+        """Whether obviously relevant documents come before irrelevant ones, else a warning is logged.
+
+        None where that cannot be tried without a prompt.
+        """
 
     # -- batches ------------------------------------------------------------
 
@@ -214,6 +251,36 @@ class Scorer(ABC):
                 waiting.appendleft(batch)
                 continue
             yield batch, answer
+
+    def _answers(
+        self,
+        batches: Sequence[Sequence[int]],
+        cost: Callable[[list[int]], int],
+        run: Callable[[list[int]], list[Answer]],
+        stored: Stored[Answer] | None,
+        count: Count | None,
+    ) -> list[Answer]:
+        """The answer to each request, in their order, computed by `run` where they are not stored.
+
+        Batches are planned before it is asked what is stored: those of a run that goes on are those of the first try.
+        """
+        answers: dict[int, Answer] = {}
+
+        def answered(batch: list[int]) -> list[Answer]:
+            if stored is None:
+                return run(batch)
+            known = stored.get(batch)
+            if known is None:
+                return stored.put(batch, run(batch))
+            if count is not None:
+                count("cached answers", len(batch))
+            return known
+
+        for batch, found in self._in_batches(batches, cost, answered):
+            answers.update(zip(batch, found, strict=True))
+        if count is not None:
+            count("requests", len(answers))
+        return [answers[i] for i in range(len(answers))]
 
     def _finite(self, scores: FloatVector) -> FloatVector:
         """`scores`; values that are not finite are refused."""
@@ -296,7 +363,8 @@ def load_scorer(kind: type[S], runtime: Runtime, name: str, revision: str | None
                 model, facts["agreement"] = _shortened(model, shorter)
         elif dtype != "float32":
             model.to(dtype)
-        facts["self-test"] = "passed" if model.order_holds() else "failed"
+        if (holds := model.order_holds()) is not None:
+            facts["self-test"] = "passed" if holds else "failed"
         return model, facts
 
     model, facts = runtime.resource((kind.__name__, folder.fingerprint, dtype, runtime.device), load)

@@ -1,9 +1,10 @@
 """Sentence-transformers models, fed well: texts tokenised in bulk, sorted by tokens, batched by a budget of tokens.
 
 `SentenceTransformer.encode` sorts by characters and batches by a count of texts, so mixed lengths cost padding, and it
-cuts long texts without a word.  Here every batch holds about the same number of tokens, texts that are cut are
-counted, and special tokens inside a text are read as plain characters.  Vectors are the same to rounding; a probe at
-load compares a few and falls back to the library's own path for a model where they are not.
+cuts long texts without a word.  Here every batch holds about the same number of tokens, end to end without padding
+where the model gives the same states that way, texts that are cut are counted, and special tokens inside a text are
+read as plain characters.  Vectors are the same to rounding; a probe at load compares a few and falls back to padded
+batches, or to the library's own path, for a model where they are not.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -21,6 +22,17 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.artifact import fingerprint
+from rerank.engines.packing import (
+    Pack,
+    Packing,
+    find_packing,
+    ordinary_tokens,
+    packed_batches,
+    padded_inputs,
+    position_shift,
+    still_agrees,
+)
+from rerank.engines.products import speed_up
 from rerank.errors import ModelError
 from rerank.extras import need
 
@@ -108,7 +120,7 @@ class Identity:
     form: str
     """How the model's output is read: `unit`, `plain`, `sparse`."""
     path: str
-    """`tokens` (this module's batches) or `library` (the library's own), with the version of the former."""
+    """`packed` or `tokens` (this module's batches, with their version), or `library` (the library's own)."""
 
     @property
     def key(self) -> str:
@@ -128,6 +140,8 @@ class TextModel(ABC):
     batch_tokens: ClassVar[int]
     """Tokens of a batch on a processor, padding included; an accelerator, which wants more work at a time, gets 16
     times as many."""
+    packs: ClassVar[bool] = False
+    """Whether what comes first in the model is a plain transformer, which packed batches may be tried with."""
 
     def __init__(self, folder: ModelFolder, *, device: str, dtype: str, threads: int) -> None:
         self.folder = folder
@@ -137,18 +151,66 @@ class TextModel(ABC):
         self.model = self._load()
         self._reader = self.model[0]
         self._tokenizer: Any = getattr(self._reader, "tokenizer", None)
-        self.path = "tokens"
-        if not self._agrees_with_library():
-            self.path = "library"
+        self._packing: Packing | None = None
+        self._reads_itself = self._agrees_with_library()
+        if not self._reads_itself:
             logger.warning("model %s: read through its library's own batches; cut texts are not counted", folder.name)
+        elif self.packs:
+            with self._computing():
+                self._packing = self._find_packing()
+            if self._packing is not None and not self._agrees_with_library():
+                self._packing = None
         if dtype != "float32":
-            import torch
-
-            # Pooling and what follows it stay in float32.
-            (self._reader if self.path == "tokens" else self.model).to(getattr(torch, dtype))
-            self.dtype = dtype
+            self._convert(dtype)
+        logger.info("model %s: %s batches", folder.name, self.path)
 
     # -- loading ------------------------------------------------------------
+
+    @property
+    def path(self) -> str:
+        """How batches are computed: `packed`, padded by `tokens`, or the `library`'s own way."""
+        if not self._reads_itself:
+            return "library"
+        return "tokens" if self._packing is None else "packed"
+
+    def _find_packing(self) -> Packing | None:
+        return find_packing(self._reader.model, self._words(), self._packed_limit, n_types=int(self._tells_types))
+
+    def _words(self) -> list[int]:
+        return ordinary_tokens(self._tokenizer, self._reader.model)
+
+    @property
+    def _packed_limit(self) -> int:
+        positions = getattr(self._reader.model.config, "max_position_embeddings", None) or sys.maxsize
+        return min(int(positions) - position_shift(self._reader.model), int(self.model.max_seq_length or sys.maxsize))
+
+    @property
+    def _tells_types(self) -> bool:
+        return "token_type_ids" in getattr(self._tokenizer, "model_input_names", ())
+
+    def _convert(self, dtype: str) -> None:
+        """Turns the transformer to `dtype`; pooling and what follows it stay in float32."""
+        import torch
+
+        (self._reader if self._reads_itself else self.model).to(getattr(torch, dtype))
+        self.dtype = dtype
+        if self._packing is None:
+            return
+        with self._computing():
+            if still_agrees(
+                self._packing, self._reader.model, self._words(), self._packed_limit, n_types=int(self._tells_types)
+            ):
+                return
+        logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
+        self._packing = None
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Within the block torch has this engine's threads and keeps nothing for gradients."""
+        import torch
+
+        with torch_threads(self._threads), torch.inference_mode():
+            yield
 
     @abstractmethod
     def _open(self, path: str) -> Any:
@@ -176,12 +238,12 @@ class TextModel(ABC):
             parameter.requires_grad_(requires_grad=False)
         if not any(True for _ in model.parameters()):
             raise ModelError(f"model {self.folder.name!r} ({self.folder.path}) has no weights; fetch it again")
+        if self.device == "cpu":
+            speed_up(model)
         return model
 
     def _agrees_with_library(self) -> bool:
         """Whether own batches give what the library gives, for a few texts under both prompts."""
-        import torch
-
         first = self._reader
         if not hasattr(first, "preprocess") or not isinstance(getattr(first, "modality_config", None), dict):
             return False
@@ -190,7 +252,7 @@ class TextModel(ABC):
             return False
         some = list(PROBE_TEXTS[:4])
         try:
-            with torch_threads(self._threads), torch.inference_mode():
+            with self._computing():
                 return all(
                     np.allclose(
                         self._dense(self._run(some, side).rows), self._dense(self._library(some, side)), atol=_TOLERANCE
@@ -224,7 +286,7 @@ class TextModel(ABC):
 
     def identity(self, side: Side) -> Identity:
         """What vectors of that side depend on."""
-        path = f"tokens {PATH_VERSION}" if self.path == "tokens" else "library"
+        path = f"{self.path} {PATH_VERSION}" if self._reads_itself else self.path
         limit = self.limit(side)
         return Identity(self.folder.fingerprint, self.dtype, self.prompt(side), limit, self._form, path)
 
@@ -259,13 +321,11 @@ class TextModel(ABC):
         Raises:
             ModelError: numbers that are not finite.
         """
-        import torch
-
-        with torch_threads(self._threads), torch.inference_mode():
-            if self.path == "library":
-                encoded = Encoded(self._library(list(texts), side), np.zeros(len(texts), dtype=np.int64))
-            else:
+        with self._computing():
+            if self._reads_itself:
                 encoded = self._run(texts, side)
+            else:
+                encoded = Encoded(self._library(list(texts), side), np.zeros(len(texts), dtype=np.int64))
         if not np.isfinite(self._values(encoded.rows)).all():
             advice = "use dtype: float32" if self.dtype != "float32" else "its weights are damaged; fetch it again"
             raise ModelError(f"model {self.folder.name!r} in {self.dtype} gave values that are not finite; {advice}")
@@ -286,11 +346,19 @@ class TextModel(ABC):
         sizes = np.fromiter(map(len, tokens.ids), dtype=np.int64, count=len(tokens.ids))
         parts = []
         order = []
-        for rows in token_batches(sizes, self.batch_tokens * (1 if self.device == "cpu" else 16)):
+        for rows in self._batches(sizes):
             parts += self._batch([tokens.ids[i] for i in rows])
             order.append(rows)
         rows = self._join(parts, np.concatenate(order) if order else np.empty(0, dtype=np.int64))
         return Encoded(rows, tokens.lengths)
+
+    def _batches(self, sizes: npt.NDArray[np.int64]) -> Iterable[npt.NDArray[np.int64]]:
+        """The positions of texts in batches, longest first."""
+        budget = self.batch_tokens * (1 if self.device == "cpu" else 16)
+        if self._packing is None:
+            return token_batches(sizes, budget)
+        order = np.argsort(-sizes, kind="stable").tolist()
+        return map(np.array, packed_batches(order, np.maximum(sizes, 1), budget, self._packing.longest))
 
     def _batch(self, ids: list[list[int]]) -> list[Any]:
         """One batch's rows, in halves where it does not fit into the device's memory."""
@@ -308,9 +376,11 @@ class TextModel(ABC):
         return self._batch(ids[:half]) + self._batch(ids[half:])
 
     def _forward(self, ids: list[list[int]]) -> Any:
-        """The tensor [n, d] of one padded batch."""
+        """The tensor [n, d] of one batch."""
         import torch
 
+        if self._packing is not None and len(ids) > 1:
+            return self._pool(self._packed(self._packing, ids))
         width = max(1, *map(len, ids))
         left = getattr(self._tokenizer, "padding_side", "right") == "left"
         padded = np.full((len(ids), width), getattr(self._tokenizer, "pad_token_id", None) or 0, dtype=np.int64)
@@ -322,10 +392,22 @@ class TextModel(ABC):
             if not tokens:  # attention over nothing is not a number
                 mask[row, 0] = 1
         features = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask)}
-        if "token_type_ids" in getattr(self._tokenizer, "model_input_names", ()):
+        if self._tells_types:
             features["token_type_ids"] = torch.zeros_like(features["input_ids"])
         features = {name: tensor.to(self.device) for name, tensor in features.items()}
         return self._pool(self._reader({**features, "modality": "text"}))
+
+    def _packed(self, packing: Packing, ids: list[list[int]]) -> dict[str, Any]:
+        """What the transformer gives for texts that lie end to end, in the form that the modules after it read."""
+        pad = getattr(self._tokenizer, "pad_token_id", None) or 0
+        rows = [np.array(tokens or [pad], dtype=np.int64) for tokens in ids]
+        types = np.zeros(sum(map(len, rows)), dtype=np.int64) if self._tells_types else None
+        states = packing.states(self._reader.model, np.concatenate(rows), Pack([len(row) for row in rows]), types)
+        features = padded_inputs(rows, None, pad, self.device)
+        inside = features["attention_mask"].bool()
+        embeddings = states.new_zeros((*inside.shape, states.shape[-1]))
+        embeddings[inside] = states
+        return {**features, "token_embeddings": embeddings, "modality": "text"}
 
     def _pool(self, features: dict[str, Any]) -> Any:
         """The modules after the transformer; in float32, whatever the transformer computes in."""

@@ -15,7 +15,8 @@ from rerank.artifact import MANIFEST, file_sha256, fingerprint, write_json
 
 logger = logging.getLogger(__name__)
 
-PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = "*.safetensors"
+PATTERNS = (WEIGHTS, "*.json", "*.txt", "*.model", "*.jinja", "artifact.metadata")
 """The files that decide what a model computes; nothing else is downloaded from the hub or hashed."""
 
 OTHER_FORMATS = ("onnx", "openvino", "original", "checkpoint-*")

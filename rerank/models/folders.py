@@ -11,7 +11,7 @@ from rerank.extras import need
 from rerank.models.checksums import model_files
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5")
-_KNOWN_MODULES = "sentence_transformers."
+_KNOWN_MODULES = ("sentence_transformers.", "pylate.models.Dense.")
 
 
 def check_folder(folder: Path, name: str) -> None:

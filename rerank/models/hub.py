@@ -8,7 +8,7 @@ from pathlib import Path
 from rerank.errors import ModelError
 from rerank.extras import need
 from rerank.models.catalogue import same_weights
-from rerank.models.checksums import OTHER_FORMATS, PATTERNS
+from rerank.models.checksums import OTHER_FORMATS, PATTERNS, WEIGHTS
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _REVISION = re.compile(r"\w[\w./+-]*")
@@ -23,8 +23,16 @@ def is_hub_id(name: str) -> bool:
     return _REPOSITORY.fullmatch(name) is not None and ".." not in name
 
 
-def download(repository: str, revision: str | None, *, only_cached: bool = False) -> tuple[Path, str]:
+def download(
+    repository: str, revision: str | None, *, only_cached: bool = False, weights: bool = True
+) -> tuple[Path, str]:
     """The folder with the repository's files in the hub's own cache, and the commit that they are from.
+
+    Args:
+        repository: the hub id.
+        revision: branch, tag or commit.
+        only_cached: take what the cache has, and ask no server.
+        weights: download them too, else only what says how they are used.
 
     Raises:
         ModelError: not found, gated, or the hub cannot be reached and its cache does not have it.
@@ -39,7 +47,7 @@ def download(repository: str, revision: str | None, *, only_cached: bool = False
         folder = hub.snapshot_download(
             repository,
             revision=revision,
-            allow_patterns=list(PATTERNS),
+            allow_patterns=[pattern for pattern in PATTERNS if weights or pattern != WEIGHTS],
             ignore_patterns=[f"{name}/*" for name in OTHER_FORMATS],
             local_files_only=only_cached,
         )

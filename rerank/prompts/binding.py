@@ -7,23 +7,22 @@ template, the labels and the place of the answer always survive.
 
 from __future__ import annotations
 
-import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rerank.errors import ConfigError, DataError
 from rerank.prompts.layout import Layout, Slot, check_count, lay_out
-from rerank.prompts.parsers import PARSERS, Shown, Verb
+from rerank.prompts.parsers import Verb
+from rerank.prompts.reading import Count, opening, read_answer, read_text
+from rerank.prompts.room import allotted
 from rerank.prompts.tokens import Piece, Reader, Seam, cut
 
 if TYPE_CHECKING:
     from rerank.prompts.parsers import Raw
     from rerank.prompts.prompt import Prompt
     from rerank.rules.rule import Answer
-
-Count = Callable[[str, int], None]
 
 CHUNK = 1_000
 """Requests that are tokenised together."""
@@ -80,7 +79,6 @@ class BoundPrompt:
         self.prompt = prompt
         self.tokenizer = tokenizer
         self._reader = Reader(tokenizer)
-        self._parser = PARSERS[prompt.parser]
         self._layouts: dict[int, Layout] = {}
         self._labels: dict[int, tuple[tuple[int, ...], ...]] = {}
         self._known: OrderedDict[tuple[Seam, str], Piece] = OrderedDict()
@@ -89,11 +87,10 @@ class BoundPrompt:
         self.closing: tuple[int, ...] = tuple(self._reader.template(prompt.closing, "x")) if prompt.closing else ()
         """The tokens that end reasoning which ran out of room."""
         most = prompt.most_documents
-        layout = self._layout(min(2, most or 2))
+        layout = self._layout(2 if most is None else min(2, most))
         if prompt.verb == "choices":
             self._check_labels(most or 1)
-        opening = re.search(r"<think>\s*$", layout.ending)
-        self._opening = opening.group() if opening else ""
+        self._begun = opening(layout.ending)
 
     def _layout(self, n: int) -> Layout:
         if n not in self._layouts:
@@ -251,35 +248,16 @@ class BoundPrompt:
         self, slots: Sequence[Slot], pieces: Sequence[Piece], room: int, max_tokens: int
     ) -> tuple[list[int], bool]:
         """How many tokens each slot gets, and whether the query was cut for want of room."""
-        limits = self.prompt.truncation
-        caps = {"document": limits.document_tokens, "query": limits.query_tokens}
-        wanted, rooms = {}, [len(piece.ids) for piece in pieces]
-        for i, (slot, piece) in enumerate(zip(slots, pieces, strict=True)):
-            if slot.kind in caps:
-                cap = caps[slot.kind]
-                wanted[i] = len(piece.ids) if cap is None else min(len(piece.ids), cap + len(slot.empty))
-        queries = [i for i in wanted if slots[i].kind == "query"]
-        documents = [i for i in wanted if slots[i].kind == "document"]
-        least = {i: min(wanted[i], len(slots[i].empty)) for i in wanted}
-        enough = {i: min(wanted[i], limits.least_document_tokens + len(slots[i].empty)) for i in documents}
-        free = room - sum(wanted[i] for i in queries)
-        squeezed = free < sum(enough.values())
-        if not squeezed:
-            given = {**wanted, **_shared(wanted, enough, documents, free)}
-        elif room - sum(enough.values()) >= sum(least[i] for i in queries):
-            given = {**enough, **_shared(wanted, least, queries, room - sum(enough.values()))}
-        else:
-            free = room - sum(least[i] for i in queries)
-            if free < sum(least[i] for i in documents):
-                needed = max_tokens - room + sum(least.values())
-                raise ConfigError(
-                    f"prompt {self.prompt.name!r} needs {needed:,} tokens for its template and labels with "
-                    f"{len(documents)} documents, before any text; max_tokens is {max_tokens:,}: raise it or show fewer"
-                )
-            given = {**least, **_shared(wanted, least, documents, free)}
-        for i, tokens in given.items():
-            rooms[i] = tokens
-        return rooms, squeezed
+        kinds = [slot.kind for slot in slots]
+        sizes = [len(piece.ids) for piece in pieces]
+        found = allotted(kinds, sizes, [len(slot.empty) for slot in slots], self.prompt.truncation, room)
+        if isinstance(found, int):
+            raise ConfigError(
+                f"prompt {self.prompt.name!r} needs {max_tokens - room + found:,} tokens for its template and labels "
+                f"with {kinds.count('document')} documents, before any text; max_tokens is {max_tokens:,}: raise it or "
+                "show fewer"
+            )
+        return found
 
     # -- answers ------------------------------------------------------------
 
@@ -294,12 +272,16 @@ class BoundPrompt:
         Raises:
             PipelineError: an answer of another verb.
         """
-        labels = self.prompt.shown_labels(n)
-        shown = Shown(n, labels, self.prompt.values or tuple(map(float, range(len(labels)))))
-        parsed = self._parser.read(self._opening + raw if isinstance(raw, str) else raw, shown)
-        if count is not None and parsed.problems and any(score is not None for score in parsed.answer):
-            count("repaired answers", 1)
-        return parsed.answer
+        return read_answer(self.prompt, raw, n, count, self._begun)
+
+    def text(self, raw: str, count: Count | None = None) -> str:
+        """What was written about the query, without its reasoning; empty where nothing is left.
+
+        Args:
+            raw: what the engine wrote.
+            count: is told of `failed answers`: those that nothing is left of.
+        """
+        return read_text(self.prompt, raw, count, self._begun)
 
     def finish(self, request: PromptRequest, trace: Sequence[int], n: int) -> PromptRequest:
         """The request that asks for the answer after reasoning, which is closed by force if it was not finished.
@@ -321,13 +303,3 @@ class BoundPrompt:
         if self.prompt.shows_many or not self.prompt.labels:
             return request._replace(tokens=tokens)
         return request._replace(tokens=tokens, verb="choices", continuations=self.continuations(n))
-
-
-def _shared(wanted: dict[int, int], least: dict[int, int], slots: Sequence[int], room: int) -> dict[int, int]:
-    """The largest equal share that fits: what each slot wants, cut to it, but never below its least."""
-    low, high = 0, max((wanted[i] for i in slots), default=0)
-    while low < high:
-        middle = (low + high + 1) // 2
-        used = sum(min(wanted[i], max(least[i], middle)) for i in slots)
-        low, high = (middle, high) if used <= room else (low, middle - 1)
-    return {i: min(wanted[i], max(least[i], low)) for i in slots}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # Between these two characters stands the name of a slot while the chat template is filled in; templates have neither.
 _OPEN, _CLOSE = "\x02", "\x03"
-_MARK = re.compile(f"{_OPEN}([a-z]+)([0-9]*){_CLOSE}")
+MARK = re.compile(f"{_OPEN}([a-z]+)([0-9]*){_CLOSE}")
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ def lay_out(prompt: Prompt, tokenizer: Any, reader: Reader, n: int) -> Layout:
     Raises:
         ConfigError: the tokenizer has no chat template, or one that the conversation does not go into.
     """
-    template = _Template(prompt, n)
+    template = Template(prompt, n)
     text = _rendered(template, tokenizer) if prompt.messages else template.filled(prompt.template)
     opening, ending = ((), ()) if prompt.messages else _frame(tokenizer, seq2seq=prompt.seq2seq)
     parts: list[tuple[int, ...] | Slot] = [opening] if opening else []
-    split = _MARK.split(text)  # literal, kind, place, literal, ...
+    split = MARK.split(text)  # literal, kind, place, literal, ...
     literals, kinds, places = split[::3], split[1::3], split[2::3]
     edges = [reader.plain_edges(literal) for literal in literals]
     rights = [
@@ -104,7 +104,7 @@ def _slot(reader: Reader, kind: str, place: str, seam: Seam) -> Slot:
 
 
 @dataclass(frozen=True)
-class _Template:
+class Template:
     """The texts of a prompt about `n` documents, with marks for what is filled in."""
 
     prompt: Prompt
@@ -150,7 +150,7 @@ def plain_text(prompt: Prompt, query: str, documents: Sequence[str], *, instruct
         ConfigError: the prompt shows no such number of documents.
     """
     check_count(prompt, len(documents))
-    template = _Template(prompt, len(documents))
+    template = Template(prompt, len(documents))
     keep_breaks = prompt.document.line_breaks == "keep"
     texts = {
         "query": clean(query),
@@ -165,8 +165,8 @@ def plain_text(prompt: Prompt, query: str, documents: Sequence[str], *, instruct
         return texts[mark.group(1)]
 
     if prompt.template:
-        return _MARK.sub(text, template.filled(prompt.template))
-    return "\n\n".join(f"{message.role}:\n{_MARK.sub(text, content)}" for message, content in template.turns())
+        return MARK.sub(text, template.filled(prompt.template))
+    return "\n\n".join(f"{message.role}:\n{MARK.sub(text, content)}" for message, content in template.turns())
 
 
 def check_count(prompt: Prompt, n: int) -> None:
@@ -176,8 +176,9 @@ def check_count(prompt: Prompt, n: int) -> None:
         ConfigError: it does not.
     """
     most = prompt.most_documents
-    if n < 1 or (most is not None and n > most):
-        wanted = "1 document" if most == 1 else f"1 to {most} documents" if most else "1 document or more"
+    if n < (most != 0) or (most is not None and n > most):
+        few = {0: "no document", 1: "1 document", None: "1 document or more"}
+        wanted = few.get(most, f"1 to {most} documents")
         raise ConfigError(f"prompt {prompt.name!r} shows {wanted} at a time; {n} were given")
 
 
@@ -188,7 +189,7 @@ def _mark(kind: str, place: int | None = None) -> str:
 # -- around the texts ---------------------------------------------------------
 
 
-def _rendered(template: _Template, tokenizer: Any) -> str:
+def _rendered(template: Template, tokenizer: Any) -> str:
     """The conversation in the tokenizer's chat template, up to where the answer is to be given."""
     from jinja2 import TemplateError
 

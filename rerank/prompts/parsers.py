@@ -37,6 +37,8 @@ class Parsed(NamedTuple):
     """One score a document, higher is better; None: nothing was said of it."""
     problems: tuple[str, ...] = ()
     """What was wrong with the answer and was repaired or left out."""
+    text: str = ""
+    """What was written, where that is the answer and no document is scored."""
 
 
 class Shown(NamedTuple):
@@ -71,6 +73,8 @@ class Parser:
     """Whether an answer is about all documents of a group, else about one document."""
     labels: Literal["none", "one", "two", "several", "documents", "numbers"]
     """What the prompt's labels must be: so many answers, or names of the documents."""
+    documents: bool = True
+    """Whether documents are shown and scored; else a text is written about the query alone."""
 
 
 # -- logits of labels ---------------------------------------------------------
@@ -408,6 +412,16 @@ def read_group_scores(raw: Raw, shown: Shown) -> Parsed:
     return Parsed(tuple(None if grade is None else grade / TOP_GRADE for grade in grades), tuple(problems))
 
 
+def read_written(raw: Raw, shown: Shown) -> Parsed:
+    """The text that was written: what follows any reasoning, without answer tags and white space around it.
+
+    >>> read_written("<think>What is lift?</think> Lift is a force. ", Shown(0)).text
+    'Lift is a force.'
+    """
+    text = _final(_text(raw)).strip()
+    return Parsed((), () if text else ("no text",), text)
+
+
 def _verbs(*verbs: Verb) -> frozenset[Verb]:
     return frozenset(verbs)
 
@@ -422,6 +436,7 @@ PARSERS: dict[str, Parser] = {
     "answer-pick": Parser(read_answer_pick, _verbs("generate"), many=True, labels="documents"),
     "permutation": Parser(read_permutation, _verbs("generate"), many=True, labels="documents"),
     "group-scores": Parser(read_group_scores, _verbs("generate"), many=True, labels="numbers"),
+    "text": Parser(read_written, _verbs("generate"), many=False, labels="none", documents=False),
 }
 """Every parser by the name that prompts use."""
 

@@ -98,6 +98,8 @@ class Source:
     sha256: dict[str, str] = field(default_factory=dict, hash=False)
     """Of the published texts, or a beginning of 16 digits or more: by role (system, user), or by the part of a rank_llm
     file (prefix, suffix, ...)."""
+    names: tuple[str, ...] = ()
+    """Patterns of the checkpoints' names, without their owners', by which `Reranker` takes this prompt for them."""
 
 
 @dataclass(frozen=True)
@@ -140,12 +142,19 @@ class Prompt:
     """Whether an encoder-decoder reads it: labels then start the decoder's text, and the prompt ends as inputs do."""
     slots: Slots = Slots()
     source: Source | None = None
+    rule: str = ""
+    """The rule that it is worded for, where how many documents it shows and how it is read do not tell."""
     name: str = ""
     """The file's name unless given."""
 
     def __post_init__(self) -> None:
         for key, problem in _problems(self):
             raise PromptError(problem, key)
+
+    @property
+    def shows_documents(self) -> bool:
+        """Whether documents are shown; else the model writes about the query alone."""
+        return PARSERS[self.parser].documents
 
     @property
     def shows_many(self) -> bool:
@@ -161,10 +170,21 @@ class Prompt:
     def most_documents(self) -> int | None:
         """How many documents a request may show; None where only the model's context limits it."""
         if not self.shows_many:
-            return 1
+            return 1 if self.shows_documents else 0
         named = {"numbers": None, "letters": len(LETTERS)}
         n_labels = named[self.labels] if isinstance(self.labels, str) else len(self.labels)
         return min((n for n in (self.max_documents, n_labels) if n is not None), default=None)
+
+    @property
+    def usual_rule(self) -> str:
+        """The name of the rule that takes this prompt.
+
+        >>> load_prompt("order").usual_rule, load_prompt("yes-no").usual_rule
+        ('listwise', 'pointwise')
+        """
+        if self.rule or not self.shows_many:
+            return self.rule or "pointwise"
+        return {"permutation": "listwise", "group-scores": "groupwise"}.get(self.parser, "setwise")
 
     def shown_labels(self, n: int) -> tuple[str, ...]:
         """The labels of `n` documents shown, or the answers to choose from.
@@ -196,8 +216,9 @@ class Prompt:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of everything that requests and scores depend on: all but name, description and source."""
+        """SHA-256 of everything that requests and scores depend on: all but name, description, source and rule."""
         said = {**dataclasses.asdict(self), "name": "", "description": "", "source": None}
+        del said["rule"]
         return fingerprint(said)
 
     def to_yaml(self) -> str:
@@ -355,7 +376,10 @@ def _slot_problems(prompt: Prompt) -> Iterator[tuple[Key, str]]:
             yield ("messages", i, "content"), f"the slot {slots['label']} stands in turns repeated for each document"
     repeated = [slots["document"] in message.content for message in prompt.messages if message.each]
     n_places = whole.count(slots["document"]) + whole.count(slots["documents"])
-    if n_places != 1:
+    if not prompt.shows_documents:
+        if n_places:
+            yield ("parser",), f"{prompt.parser} reads what is written about the query; no document can be shown"
+    elif n_places != 1:
         yield (), f"{slots['document']} or {slots['documents']} is needed in one place; found in {n_places}"
     elif repeated and not any(repeated):
         yield (), f"turns that are repeated for each document need the slot {slots['document']}"

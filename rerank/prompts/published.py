@@ -147,6 +147,7 @@ def _made(published: Published, family: Prompt, shape: DocumentFormat, name: str
         where=f"imported from {published.path.name}",
         wording="imported",
         sha256={part: sha256(text) for part, text in published.texts.items()},
+        names=family.source.names if family.source is not None else (),
     )
     if "{documents}" in whole:
         slots["documents"] = "{documents}"

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from rerank.artifact import Draft, find_or_build, fingerprint
 from rerank.engines.text_model import DType
 from rerank.errors import ConfigError
 from rerank.extras import need
-from rerank.ranking import Ranking
+from rerank.ranking import Ranking, ScoreKind
 from rerank.retrieve.first_stage import excluded_codes, need_source, retrieved
 from rerank.retrieve.nearest import Search, nearest
 from rerank.retrieve.shards import remove_drafts
 from rerank.retrieve.vector_index import FlatSearch, IndexSearch, read_index, write_index
-from rerank.retrieve.vectors import Vectors, encoder_for, vectors_of
+from rerank.retrieve.vectors import Vectors, encoder_for, is_stored, query_vectors, vectors_of
 from rerank.runtime import Runtime
 from rerank.stage import DOCUMENTS, Flow, Stage
+
+if TYPE_CHECKING:
+    from rerank.planning import Rehearsal
 
 KIND = "dense-index"
 VERSION = 1
@@ -106,10 +109,18 @@ class Dense(Stage):
         encoder = encoder_for(runtime, self.model, self.revision, self.dtype, corpus)
         vectors = vectors_of(corpus, encoder, runtime)
         search = self._search(faiss, vectors, runtime)
-        queries = encoder.encode_queries(ranking.queries, runtime.count)
+        queries = query_vectors(ranking, encoder, runtime)
         excluded = excluded_codes(ranking, corpus.ids, runtime)
         found = nearest(queries, search, vectors.matrix, self.k, excluded, vectors.longest)
         return retrieved(ranking, found, self.k, encoder.score_kind, corpus.ids, corpus)
+
+    def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
+        """The nearest documents where the corpus's vectors are stored, else assumed ones."""
+        corpus = need_source(ranking, self.label)
+        if is_stored((rehearsal.home / "vectors").glob("*"), self.model, corpus):
+            return self.transform(ranking, rehearsal)
+        reason = f"for {self.model} has no vectors of the corpus yet"
+        return rehearsal.assumed(ranking, corpus, self.k, ScoreKind.UNKNOWN, reason)
 
     # -- indexes ------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +14,12 @@ from rerank.ranking import Ranking, ScoreKind, TextSource, order_rows
 from rerank.retrieve.nearest import Int64, exact_scores
 from rerank.retrieve.select import without_excluded
 from rerank.retrieve.shards import first_of, text_hashes
-from rerank.retrieve.vectors import encoder_for, has_vectors, vectors_of
+from rerank.retrieve.vectors import encoder_for, has_vectors, is_stored, query_vectors, vectors_of
 from rerank.runtime import Runtime
 from rerank.stage import Flow, Stage
+
+if TYPE_CHECKING:
+    from rerank.planning import Rehearsal
 
 _BATCH = 2048
 
@@ -60,7 +64,7 @@ class Rescore(Stage):
         source = ranking.source
         ranking = without_excluded(ranking.with_source(source), runtime)
         encoder = encoder_for(runtime, self.model, self.revision, self.dtype, source)
-        queries = encoder.encode_queries(ranking.queries, runtime.count)
+        queries = query_vectors(ranking, encoder, runtime)
         head = np.ones(len(ranking.docs), dtype=bool) if self.k is None else ranking.positions() < self.k
         rows = np.flatnonzero(head)
         codes, where = np.unique(ranking.docs[rows], return_inverse=True)
@@ -77,6 +81,13 @@ class Rescore(Stage):
         ranks = np.empty(len(head), dtype=np.float32)
         ranks[order] = ranking.ranked().scores
         return ranking.rescored(ranks, ScoreKind.RANK, {"score:rescore": scores})
+
+    def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
+        """The reordered lists where the corpus's vectors are stored, else the lists as they are."""
+        if ranking.source is None or is_stored((rehearsal.home / "vectors").glob("*"), self.model, ranking.source):
+            return self.transform(ranking, rehearsal)
+        rehearsal.remark(f"not run, for {self.model} has no vectors of the corpus yet: lists keep their order")
+        return ranking.ranked()
 
 
 def _vectors(codes: Int64, source: TextSource, encoder: Encoder, runtime: Runtime) -> tuple[FloatMatrix, Int64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,8 +18,12 @@ from rerank.ranking import Ranking, ScoreKind, TextSource
 from rerank.retrieve.first_stage import excluded_codes, need_source, retrieved
 from rerank.retrieve.shards import Int64, first_of, in_shards, remove_drafts, text_hashes, work_folder
 from rerank.retrieve.sparse_index import SparseIndex, SparseQueries, write_sparse_index
+from rerank.retrieve.vectors import is_stored
 from rerank.runtime import Runtime
 from rerank.stage import DOCUMENTS, Stage
+
+if TYPE_CHECKING:
+    from rerank.planning import Rehearsal
 
 KIND = "splade-index"
 VERSION = 1
@@ -74,6 +78,14 @@ class Splade(Stage):
         queries = SparseQueries(rows.indices.astype(np.int32), rows.indptr.astype(np.int64), rows.data)
         found = index.search(queries, self.k, excluded_codes(ranking, corpus.ids, runtime), runtime.threads)
         return retrieved(ranking, found, self.k, ScoreKind.DOT, corpus.ids, corpus)
+
+    def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
+        """The best documents where the corpus's index is stored, else assumed ones."""
+        corpus = need_source(ranking, self.label)
+        if is_stored((rehearsal.home / "indexes").glob("splade-*"), self.model, corpus):
+            return self.transform(ranking, rehearsal)
+        reason = f"for {self.model} has no index of the corpus yet"
+        return rehearsal.assumed(ranking, corpus, self.k, ScoreKind.DOT, reason)
 
 
 def _key(identity: Identity, corpus: TextSource) -> str:

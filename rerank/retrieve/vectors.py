@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from rerank.data.corpus import map_array
 from rerank.engines.encoder import Encoder
 from rerank.engines.text_model import DType, FloatMatrix, Identity, loaded
 from rerank.errors import ArtifactError, CorruptArtifactError
-from rerank.ranking import TextSource
+from rerank.ranking import Ranking, ScoreKind, TextSource
+from rerank.retrieve.rewrite import PASSAGES
 from rerank.retrieve.shards import (
     Hashes,
     Int64,
@@ -80,11 +82,42 @@ def has_vectors(home: Path, identity: Identity, corpus: TextSource) -> bool:
     return (vectors_folder(home, identity, corpus) / MANIFEST).is_file()
 
 
+def is_stored(indexes: Iterable[Path], model: str, corpus: TextSource) -> bool:
+    """Whether one of these folders holds what the model of that name made of `corpus`, in whatever type."""
+    for path in indexes:
+        try:
+            config = read_manifest(path).config
+        except ArtifactError:
+            continue
+        if (config.get("name"), config.get("corpus")) == (model, corpus.fingerprint):
+            return True
+    return False
+
+
 def encoder_for(runtime: Runtime, model: str, revision: str | None, dtype: DType, corpus: TextSource) -> Encoder:
     """The encoder of that name, in the type of the vectors that `corpus` already has when `dtype` leaves it open."""
     return loaded(
         Encoder, runtime, model, revision, dtype, lambda identity: has_vectors(runtime.home, identity, corpus)
     )
+
+
+def query_vectors(ranking: Ranking, encoder: Encoder, runtime: Runtime) -> FloatMatrix:
+    """float32 [Q, d]: the vector of each query; where passages were written for it, the mean of its own and theirs.
+
+    Source: Gao et al. 2022 (HyDE), equation 8; brought back to length 1 where the model's vectors are.
+    """
+    written = ranking.query_columns.get(PASSAGES)
+    if written is None:
+        return encoder.encode_queries(ranking.queries, runtime.count)
+    own = encoder.encode_queries([query for query, *_ in written], runtime.count)
+    theirs = encoder.encode_documents([passage for _, *passages in written for passage in passages], runtime.count)
+    sizes = [len(each) - 1 for each in written]
+    sums = own.astype(np.float64)
+    np.add.at(sums, np.repeat(np.arange(len(own)), sizes), theirs)
+    means = sums / (1 + np.array(sizes, dtype=np.float64)[:, None])
+    if encoder.score_kind is ScoreKind.COSINE:
+        means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    return means.astype(np.float32)
 
 
 def vectors_of(corpus: TextSource, encoder: Encoder, runtime: Runtime) -> Vectors:

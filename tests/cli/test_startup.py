@@ -9,8 +9,8 @@ import pytest
 from rerank import __version__
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "numba", "pandas", "ir_datasets", "scipy", "bm25s", "numpy")
-VERBS = ["run", "evaluate", "compare", "search", "check", "schema", "index", "data", "models", "prompts"]
-NESTED = [["index", "build"], ["data", "list"], ["models", "list"]]
+VERBS = ["run", "evaluate", "compare", "search", "rerank", "check", "schema", "index", "data", "models", "cache", "prompts"]
+NESTED = [["index", "build"], ["data", "list"], ["models", "list"], ["cache", "prune"]]
 
 PROGRAM = f"""
 import sys

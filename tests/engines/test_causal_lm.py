@@ -12,8 +12,9 @@ import pytest
 import torch
 from tiny_scorers import DECODERS, write_causal_lm
 
-from rerank.engines import causal_lm, packing, scorer
-from rerank.engines.causal_lm import CausalLM, Generated, Sampling, load_causal_lm
+from rerank.engines import language_model, packing, scorer
+from rerank.engines.causal_lm import CausalLM, load_causal_lm
+from rerank.engines.language_model import Generated, Sampling
 from rerank.engines.scorer import agreement
 from rerank.errors import ConfigError, DataError, ModelError
 from rerank.runtime import Runtime
@@ -149,8 +150,8 @@ def test_the_vocabulary_is_read_in_pieces(model: CausalLM, monkeypatch: pytest.M
         widths.append(len(found[0]))
         return found
 
-    monkeypatch.setattr(causal_lm, "_VOCABULARY_AT_ONCE", 10)
-    monkeypatch.setattr(causal_lm, "_POSITIONS_AT_ONCE", 7)
+    monkeypatch.setattr(language_model, "_VOCABULARY_AT_ONCE", 10)
+    monkeypatch.setattr(language_model, "_POSITIONS_AT_ONCE", 7)
     monkeypatch.setattr(CausalLM, "_head_rows", watched)
     assert model.likelihood(asked) == near(expected[0])
     assert np.array(model.choices(labels)) == near(expected[1])
@@ -191,7 +192,9 @@ def test_a_shared_prefix_is_computed_once_a_batch(model: CausalLM) -> None:
     asked = requests(30)
     counts: Counter[str] = Counter()
     answers = model.choices(asked, lambda what, n: counts.update({what: n}))
-    assert counts == {"tokens": sum(len(one.tokens) for one in asked), "reused tokens": 9 * (6 + 7 + 8)}
+    assert counts == {
+        "requests": 30, "tokens": sum(len(one.tokens) for one in asked), "reused tokens": 9 * (6 + 7 + 8),
+    }  # fmt: skip
     counts.clear()
     apart = model.choices([one._replace(prefix=0) for one in asked], lambda what, n: counts.update({what: n}))
     assert counts["reused tokens"] == 0

@@ -14,7 +14,8 @@ from tiny_models import some_texts, write_model
 from tiny_scorers import DECODERS, ENCODERS, EOS, write_classifier
 
 from rerank.engines import scorer
-from rerank.engines.cross_encoder import CrossEncoder, load_cross_encoder, packed_batches
+from rerank.engines.cross_encoder import CrossEncoder, load_cross_encoder
+from rerank.engines.packing import packed_batches
 from rerank.engines.scorer import agreement
 from rerank.errors import ConfigError, ModelError
 from rerank.runtime import Runtime
@@ -163,7 +164,7 @@ def test_documents_are_cut_before_queries_and_both_are_counted(model: CrossEncod
         (1, 1), (1, 60), (46, 15), (46, 1),
     ]  # fmt: skip
     assert counts == {
-        "tokens": 5 + 64 + 64 + 50, "truncated documents": 2, "truncated queries": 2,
+        "requests": 4, "tokens": 5 + 64 + 64 + 50, "truncated documents": 2, "truncated queries": 2,
     }  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def test_pairs_may_be_cut_to_fewer_tokens_than_the_model_reads(model: CrossEncod
     counts: Counter[str] = Counter()
     pairs = [("sun", "moon " * 30), ("sun", "moon")]
     scores = model.pairs(pairs, lambda what, n: counts.update({what: n}), max_tokens=10)
-    assert counts == {"tokens": 10 + 5, "truncated documents": 1, "truncated queries": 0}
+    assert counts == {"requests": 2, "tokens": 10 + 5, "truncated documents": 1, "truncated queries": 0}
     assert scores == pytest.approx(model.pairs([("sun", "moon " * 6), pairs[1]]), abs=1e-5)
     assert model.plan(pairs, max_tokens=10) == [[0, 1]]
     assert model.tokenise(pairs, max_tokens=999).sizes.tolist() == [34, 5]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,15 +37,76 @@ def encoder(runtime: Runtime, tiny_encoder: Path) -> Encoder:
     return load_encoder(runtime, str(tiny_encoder), dtype="float32")
 
 
-def test_vectors_equal_those_of_sentence_transformers(encoder: Encoder) -> None:
+def stock(folder: Path) -> Any:
+    """The library's own model."""
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("path", ["packed", "tokens"])
+def test_vectors_equal_those_of_sentence_transformers(
+    runtime: Runtime, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    if path == "tokens":
+        monkeypatch.setattr(text_model, "find_packing", lambda *_, **__: None)
+    encoder, library = load_encoder(runtime, str(tiny_encoder), dtype="float32"), stock(tiny_encoder)
     texts = some_texts(100)
-    assert encoder.path == "tokens"
+    assert encoder.path == path
     assert encoder.encode_documents(texts) == pytest.approx(
-        encoder.model.encode_document(texts, normalize_embeddings=True), abs=1e-5
+        library.encode_document(texts, normalize_embeddings=True), abs=1e-5
     )
     assert encoder.encode_queries(texts) == pytest.approx(
-        encoder.model.encode_query(texts, normalize_embeddings=True), abs=1e-5
+        library.encode_query(texts, normalize_embeddings=True), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("pooling", ["cls_token", "max_tokens", "mean_sqrt_len_tokens", "lasttoken"])
+def test_packed_states_are_pooled_as_the_folder_says(runtime: Runtime, tmp_path: Path, pooling: str) -> None:
+    folder = write_model(tmp_path / pooling)
+    settings = {"word_embedding_dimension": 32, "pooling_mode_mean_tokens": False, f"pooling_mode_{pooling}": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    encoder = load_encoder(runtime, str(folder), dtype="float32")
+    texts = [*some_texts(30), "sun", "moon"]
+    assert encoder.path == "packed"
+    expected = stock(folder).encode_document(texts, normalize_embeddings=True)
+    assert encoder.encode_documents(texts) == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches_are_padded_where_packed_ones_give_other_vectors(
+    runtime: Runtime, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Encoder._packed
+
+    def wrong(self: Encoder, *args: Any) -> dict[str, Any]:
+        features = honest(self, *args)
+        return {**features, "token_embeddings": features["token_embeddings"].roll(1, dims=0)}
+
+    monkeypatch.setattr(Encoder, "_packed", wrong)
+    encoder = load_encoder(runtime, str(tiny_encoder), dtype="float32")
+    assert encoder.path == "tokens"
+    texts = some_texts(20)
+    expected = stock(tiny_encoder).encode_document(texts, normalize_embeddings=True)
+    assert encoder.encode_documents(texts) == pytest.approx(expected, abs=1e-5)
+
+
+def test_batches_are_padded_where_packed_ones_do_not_hold_in_16_bits(
+    runtime: Runtime, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(text_model, "still_agrees", lambda *_, **__: False)
+    assert load_encoder(runtime, str(tiny_encoder), dtype="bfloat16").path == "tokens"
+    assert "packed batches do not hold in bfloat16" in caplog.text
+
+
+def test_vectors_of_packed_and_padded_batches_are_not_mixed(
+    runtime: Runtime, own_home: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = load_encoder(runtime, str(tiny_encoder), dtype="float32").identity("document")
+    monkeypatch.setattr(text_model, "find_packing", lambda *_, **__: None)
+    other = Runtime(own_home, threads=1, device="cpu", progress=False)
+    padded = load_encoder(other, str(tiny_encoder), dtype="float32").identity("document")
+    assert (packed.path, padded.path) == ("packed 1", "tokens 1")
+    assert packed.key != padded.key
 
 
 def test_prompts_of_the_folder_tell_queries_from_documents(encoder: Encoder) -> None:

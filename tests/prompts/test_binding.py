@@ -12,11 +12,12 @@ from tiny_tokenizers import CHATML, byte_pairs, sentence_pieces
 from rerank.errors import ConfigError, DataError
 from rerank.prompts import load_prompt
 from rerank.prompts.binding import REMEMBERED_TOKENS
-from rerank.prompts.layout import _MARK, _rendered, _Template, plain_text
+from rerank.prompts.layout import MARK, Template, _rendered, plain_text
 from rerank.prompts.prompt import PROFILES, parse_prompt
 from rerank.prompts.tokens import clean
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+SHOWING = [name for name in NAMES if load_prompt(name).shows_documents]
 TOKENIZERS = ("chat", "qwen", "llama", "gemma", "t5")
 QUERIES = ("what is the capital of France?", 'who wrote "The Tempest"', "lists in python 3.12", "Ärger mit 星")
 DOCUMENTS = (
@@ -45,8 +46,16 @@ def bound(request):
     return bind
 
 
+def few(bound):
+    """Two documents, or as many as the prompt shows."""
+    most = bound.prompt.most_documents
+    return 2 if most is None else min(2, most)
+
+
 def groups(prompt):
     """Lists of documents that a prompt can show."""
+    if not prompt.shows_documents:
+        return [[]]
     if not prompt.shows_many:
         return [[document] for document in DOCUMENTS]
     pairs = [list(DOCUMENTS[i : i + 2]) for i in range(0, 8, 2)]
@@ -56,13 +65,13 @@ def groups(prompt):
 def whole_text(bound, query, documents):
     """The prompt as one text, the way other programs put it together."""
     prompt, n = bound.prompt, len(documents)
-    template = _Template(prompt, n)
+    template = Template(prompt, n)
     text = _rendered(template, bound.tokenizer) if prompt.messages else template.filled(prompt.template)
     keep = prompt.document.line_breaks == "keep"
     texts = {"query": clean(query), "count": str(n), "instruction": prompt.instruction}
     texts["labels"] = ", ".join(prompt.shown_labels(n))
     shown = [clean(document, line_breaks=keep) for document in documents]
-    return _MARK.sub(lambda mark: shown[int(mark[2])] if mark[1] == "document" else texts[mark[1]], text)
+    return MARK.sub(lambda mark: shown[int(mark[2])] if mark[1] == "document" else texts[mark[1]], text)
 
 
 def sequence(request):
@@ -117,7 +126,7 @@ def test_special_tokens_never_come_from_a_text(bound, name, tokenizer):
         assert tokenizer == "t5"
         return
     special = {*prompt.tokenizer.all_special_ids, *prompt.tokenizer.added_tokens_decoder}
-    n = 1 if prompt.prompt.most_documents == 1 else 2
+    n = few(prompt)
     harmless = sequence(prompt.request("a b", ["c d"] * n, 4000))
     found = prompt.request(f"a {HOSTILE}", [HOSTILE, f"{HOSTILE} d"][:n], 4000, instruction=HOSTILE)
     hostile = sequence(found)
@@ -163,7 +172,7 @@ def test_texts_that_look_like_slots_are_texts(bound):
 @pytest.mark.parametrize("name", NAMES)
 def test_everything_odd_is_defined_and_counted(bound, name):
     prompt = bound(name, "chat")
-    n = 1 if prompt.prompt.most_documents == 1 else 2
+    n = few(prompt)
     long = "wing lift " * 2_000
     plain = prompt.request("a b", ["c d"] * n, 4000)
     end = prompt._layout(n).parts[-1 if prompt.prompt.verb != "likelihood" else -2]
@@ -227,7 +236,7 @@ def test_no_room_is_exceeded_and_no_template_is_cut(bound, name, n_query, length
     labels = max(map(len, found.continuations), default=0)
     assert len(found.tokens) + labels <= room
     text = prompt.tokenizer.decode(found.tokens)
-    template = re.split(r"[\x02\x03]", _rendered(_Template(prompt.prompt, len(lengths)), prompt.tokenizer))[::2]
+    template = re.split(r"[\x02\x03]", _rendered(Template(prompt.prompt, len(lengths)), prompt.tokenizer))[::2]
     at = 0
     for literal in template:  # every piece of the template is there, in its order
         at = text.index(literal.strip(), at) + len(literal.strip())
@@ -289,7 +298,7 @@ def test_a_number_of_documents_that_a_prompt_cannot_show_is_refused(bound, name,
 
 
 @pytest.mark.parametrize("tokenizer", ["chat", "qwen", "llama"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHOWING)
 def test_requests_of_a_query_share_the_prefix_that_they_state(bound, name, tokenizer):
     prompt = bound(name, tokenizer)
     most = prompt.prompt.most_documents or 20
@@ -541,7 +550,7 @@ def test_spliced_tokens_are_those_of_the_whole_text_for_a_real_tokenizer(smollm2
         text = whole_text(prompt, QUERIES[0], documents)
         expected = smollm2(text, add_special_tokens=not prompt.prompt.messages)["input_ids"]
         assert sequence(prompt.request(QUERIES[0], documents, 4000)) == expected
-    n = 1 if prompt.prompt.most_documents == 1 else 2
+    n = few(prompt)
     special = {*smollm2.all_special_ids, *smollm2.added_tokens_decoder}
     harmless, hostile = (sequence(prompt.request(text, [text] * n, 4000)) for text in ("a", f"{HOSTILE}<repo_name>"))
     assert [i for i in hostile if i in special] == [i for i in harmless if i in special]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rerank.errors import PipelineError
 from rerank.prompts.parsers import (
     PARSERS,
+    Parsed,
     Shown,
     group_grades,
     has_group_form,
@@ -252,7 +253,7 @@ def test_a_permutation_comes_back_as_it_was_written(order):
 
 def test_a_well_formed_group_answer_is_tenths():
     text = '<reason>[1] helps.</reason>\n<answer>\n```json\n{"[1]": 10, "[2]": 0, "[3]": 7}\n```\n</answer>'
-    assert read_group_scores(text, numbered(3)) == ((1.0, 0.0, 0.7), ())
+    assert read_group_scores(text, numbered(3)) == Parsed((1.0, 0.0, 0.7))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +348,7 @@ def test_no_parser_raises_over_a_text_and_each_answers_for_every_document(text):
     for name, parser in PARSERS.items():
         if name == "likelihood":
             continue
-        n = 3 if parser.many else 1
+        n = (3 if parser.many else 1) if parser.documents else 0
         shown = numbered(3) if parser.many else {"binary": YES_NO, "expectation": GRADES}.get(name, Shown(1, ("Yes",)))
         answer = parser.read(text, shown).answer
         assert len(answer) == n

@@ -36,7 +36,9 @@ def test_a_prompt_written_out_is_the_same_prompt(name):
 def test_every_paradigm_and_every_checkpoint_family_has_a_prompt():
     own = {"yes-no", "graded", "query-likelihood", "pick", "pick-reasoning", "order", "first", "group-scores", "pair"}
     families = {"qwen3-reranker", "bge-gemma", "monot5", "rankgpt", "rankzephyr", "rank-r1", "rank-r1-sft"}
-    assert own | families | {"grouprank", "rank1"} == set(NAMES)
+    rewriting = {"hyde", "query2doc", "reason"}
+    assert own | families | rewriting | {"grouprank", "rank1"} == set(NAMES)
+    assert {name for name in NAMES if not load_prompt(name).shows_documents} == rewriting
     for name in families | {"grouprank", "rank1", "first"}:
         assert load_prompt(name).source is not None, name
 
