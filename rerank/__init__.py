@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rerank.engines.language_model import Sampling
     from rerank.engines.openai_api import OpenAIEngine, Price
     from rerank.engines.pairs import CrossEncoderEngine, LateInteractionEngine
-    from rerank.engines.prompted import CausalLMEngine, EncoderDecoderEngine
+    from rerank.engines.prompted import CausalLMEngine, EncoderDecoderEngine, VLLMEngine
     from rerank.engines.remote import RemoteEngine
     from rerank.evaluation.compare import compare_runs
     from rerank.evaluation.evaluation import evaluate_run
@@ -95,7 +95,7 @@ _NAMES = {
     "rerank.engines.http_client": ("Retry",),
     "rerank.engines.openai_api": ("OpenAIEngine", "Price"),
     "rerank.engines.pairs": ("CrossEncoderEngine", "LateInteractionEngine"),
-    "rerank.engines.prompted": ("CausalLMEngine", "EncoderDecoderEngine"),
+    "rerank.engines.prompted": ("CausalLMEngine", "EncoderDecoderEngine", "VLLMEngine"),
     "rerank.engines.remote": ("RemoteEngine",),
     "rerank.rules.groupwise": ("Groupwise",),
     "rerank.rules.listwise": ("Listwise",),

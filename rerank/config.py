@@ -127,6 +127,9 @@ def _content_hash(path: Path) -> Any:
         return file_sha256(path)
     if (path / "manifest.json").is_file():
         return file_sha256(path / "manifest.json")
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        return {file.relative_to(path).as_posix(): file_sha256(file) for file in files}
     return str(path)
 
 

@@ -70,8 +70,7 @@ class StagePlan:
         documents, queries = counts.get("truncated documents", 0), counts.get("truncated queries", 0)
         yield "cut short", f"{_number(documents, 'document')}, {_number(queries, 'query', 'queries')}"
         yield "generated", f"{counts.get('generated tokens at most', 0):,} tokens at most"
-        if self.seconds is not None:
-            yield "time", f"about {_duration(self.seconds)}"
+        yield "time", "not known" if self.seconds is None else f"about {_duration(self.seconds)}"
         if self.price is not None:
             yield "price", f"{self.price:,.4f}"
 
@@ -85,7 +84,14 @@ class Plan:
 
     def __str__(self) -> str:
         """The plan for people, in 80 columns."""
-        return "\n\n".join([f"{self.name}: a dry run, nothing was asked of a model", *map(str, self.stages)])
+        asking = [stage for stage in self.stages if "calls" in stage.counts]
+        lines = [f"{self.name}: a dry run, nothing was asked of a model", *map(str, self.stages)]
+        if len(asking) > 1:
+            seconds = [stage.seconds for stage in asking if stage.seconds is not None]
+            prices = [stage.price for stage in asking if stage.price is not None]
+            known = f"about {_duration(sum(seconds))} for {len(seconds)} of {len(asking)} stages that ask a model"
+            lines.append(f"in all: {known}" + (f", price {sum(prices):,.4f}" if prices else ""))
+        return "\n\n".join(lines)
 
 
 def plan(pipeline: Stage, data: Topics, runtime: Runtime | None = None) -> Plan:
@@ -213,14 +219,15 @@ class Rehearsal(Runtime):
     def about(self, rule: Rule, n: int, form: Form) -> None:
         """Remarks what is to be known of the calls of `rule` on lists of `n` documents."""
         n = min(n, _PLAYED)
-        kept, turned = (
-            play(rule, n, FakeJudge(tuple(sign * float(place) for place in range(n)), form)).counts["calls"]
-            for sign in (-1, 1)
-        )
-        if kept != turned:
+        # Orders that keep the list, turn it round, and mix it.
+        orders = [range(0, -n, -1), range(n), [place * 37 % 101 for place in range(n)]]
+        judges = [FakeJudge(tuple(map(float, grades)), form) for grades in orders]
+        calls = [play(rule, n, judge).counts["calls"] for judge in judges]
+        if len(set(calls)) > 1:
             self.remark(
-                f"how often {rule.label} asks depends on the answers, which here keep the first-stage order; a judge "
-                f"that turns a list of {n:,} round would be asked {turned:,} times instead of {kept:,}"
+                f"how often {rule.label} asks depends on the answers, which here keep the first-stage order: "
+                f"{calls[0]:,} times for a list of {n:,}; judges that change it were asked {min(calls[1:]):,} to "
+                f"{max(calls[1:]):,} times"
             )
 
     def assumed(self, ranking: Ranking, source: TextSource, k: int, kind: ScoreKind, reason: str) -> Ranking:

@@ -52,6 +52,7 @@ BUILT_IN: dict[str, str] = {
     "late_interaction": "rerank.engines.pairs:LateInteractionEngine",
     "causal_lm": "rerank.engines.prompted:CausalLMEngine",
     "encoder_decoder": "rerank.engines.prompted:EncoderDecoderEngine",
+    "vllm": "rerank.engines.prompted:VLLMEngine",
     "openai": "rerank.engines.openai_api:OpenAIEngine",
     "remote": "rerank.engines.remote:RemoteEngine",
     "fake": "rerank.engines.fake:FakeEngine",

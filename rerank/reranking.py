@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from rerank.engines.engine import Asked, Asker, ConcurrentAsker, Engine
+from rerank.engines.engine import Asked, Asker, ConcurrentAsker, Engine, ask_together
 from rerank.engines.passages import Passages
-from rerank.engines.scheduler import Request, run_continuously, run_waves
+from rerank.engines.scheduler import Request, Ticket, run_continuously, run_waves
 from rerank.errors import ConfigError, DataError
 from rerank.ranking import Ranking, ScoreKind, TextSource
 from rerank.retrieve.select import without_excluded
@@ -77,25 +77,34 @@ class Rerank(Stage):
             DataError: the lists came without texts.
             ConfigError: the rule shows more documents at once than the engine or its prompt takes.
         """
-        if ranking.source is None:
-            raise DataError(f"{self.label}: reads documents, but the lists came without texts; give their corpus")
-        source = ranking.source
-        ranking = without_excluded(ranking.with_source(source), runtime)
-        asker = self.engine.asker(self.prompt, runtime)
-        most = asker.most_documents
-        if most == 0:
-            raise ConfigError(f"rerank: the prompt {self.prompt!r} shows no documents; it is for the stage rewrite")
-        if most is not None and self.rule.largest_group > most:
-            raise ConfigError(
-                f"rerank: {self.rule.label} shows up to {self.rule.largest_group} documents at once, but "
-                f"{self.engine.label} takes {most}; choose another rule, or a smaller group"
-            )
-        outcomes = self._outcomes(ranking, source, asker, runtime)
-        for what in sorted({name for outcome in outcomes for name in outcome.counts}):
-            # Lists go forward side by side: the waves of all are those of the slowest.
-            together = max if what == "waves" else sum
-            runtime.count(what, together(outcome.counts.get(what, 0) for outcome in outcomes))
-        return self._reordered(ranking, outcomes, asker.kind)
+        job = _Job(self, ranking, runtime)
+        with runtime.progress("reranking", None, "comparisons") as advance:
+            if isinstance(job.asker, ConcurrentAsker):
+                results = _concurrently(job.lists, job.asker, runtime, advance)
+            else:
+                results = _in_waves([job], runtime, advance)
+        ranking, counts = job.done(results)
+        for what, number in counts.items():
+            runtime.count(what, number)
+        return ranking
+
+    @classmethod
+    def transform_together(
+        cls, stages: Sequence[Rerank], ranking: Ranking, runtime: Runtime
+    ) -> list[tuple[Ranking, dict[str, int]]]:
+        """What each of several stages with one engine makes of `ranking`, with its counts; they share batches.
+
+        What the model counts belongs to all of them, and is counted of the runtime's stage.
+        """
+        jobs = []
+        for stage in stages:
+            with runtime.counting() as counts:
+                jobs.append(_Job(stage, ranking, runtime, counts))
+        if any(isinstance(job.asker, ConcurrentAsker) for job in jobs):
+            return [job.alone(runtime) for job in jobs]
+        with runtime.progress("reranking", None, "comparisons") as advance:
+            results = iter(_in_waves(jobs, runtime, advance))
+        return [job.done([next(results) for _ in job.lists.sizes]) for job in jobs]
 
     def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
         """The lists in their order, once all was counted that would be asked if answers kept it."""
@@ -104,22 +113,8 @@ class Rerank(Stage):
         rehearsal.about(self.rule, longest if self.k is None else min(longest, self.k), engine.meter.form)
         return dataclasses.replace(self, engine=engine).transform(ranking, rehearsal)
 
-    def _outcomes(self, ranking: Ranking, source: TextSource, asker: Asker, runtime: Runtime) -> list[Outcome]:
-        lists = _Lists(ranking, source, self.k, asker, self.passages)
-        runtime.count("passages", lists.n_passages)
-        steps = [self.rule.steps(n, qid) for n, qid in zip(lists.sizes, ranking.qids, strict=True)]
-        with runtime.progress("reranking", None, "comparisons") as advance:
-            if isinstance(asker, ConcurrentAsker):
-                results = _concurrently(steps, lists.questions, asker, runtime, advance)
-            else:
-                results = _in_waves(steps, lists.questions, asker, runtime, advance)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        outcomes = [result for result in results if isinstance(result, Outcome)]
-        return [lists.of_documents(number, outcome) for number, outcome in enumerate(outcomes)]
-
-    def _reordered(self, ranking: Ranking, outcomes: list[Outcome], kind: ScoreKind) -> Ranking:
+    def reordered(self, ranking: Ranking, outcomes: Sequence[Outcome], kind: ScoreKind) -> Ranking:
+        """The lists in the order of their outcomes."""
         rows = np.arange(len(ranking.docs))
         raw = np.full(len(rows), np.nan, dtype=np.float32)
         for start, outcome in zip(ranking.offsets[:-1].tolist(), outcomes, strict=True):
@@ -136,19 +131,72 @@ class Rerank(Stage):
         return moved.with_column("score:rerank", raw)
 
 
+class _Job:
+    """A stage at work on a ranking: all but the asking.
+
+    Args:
+        stage: what is done.
+        ranking: the lists.
+        runtime: holds the engine.
+        counts: what was counted of this stage alone.
+    """
+
+    def __init__(self, stage: Rerank, ranking: Ranking, runtime: Runtime, counts: dict[str, int] | None = None) -> None:
+        if ranking.source is None:
+            raise DataError(f"{stage.label}: reads documents, but the lists came without texts; give their corpus")
+        self._stage, self._counts = stage, {} if counts is None else counts
+        self._ranking = without_excluded(ranking.with_source(ranking.source), runtime)
+        self.asker = stage.engine.asker(stage.prompt, runtime)
+        self._check(self.asker.most_documents)
+        self.lists = _Lists(self._ranking, ranking.source, stage, self.asker)
+        runtime.count("passages", self.lists.n_passages)
+
+    def _check(self, most: int | None) -> None:
+        stage = self._stage
+        if most == 0:
+            raise ConfigError(f"rerank: the prompt {stage.prompt!r} shows no documents; it is for the stage rewrite")
+        if most is not None and stage.rule.largest_group > most:
+            raise ConfigError(
+                f"rerank: {stage.rule.label} shows up to {stage.rule.largest_group} documents at once, but "
+                f"{stage.engine.label} takes {most}; choose another rule, or a smaller group"
+            )
+
+    def alone(self, runtime: Runtime) -> tuple[Ranking, dict[str, int]]:
+        """The stage's own ranking and counts."""
+        with runtime.counting() as counts:
+            return self._stage.transform(self._ranking, runtime), counts
+
+    def done(self, results: Sequence[Outcome | BaseException]) -> tuple[Ranking, dict[str, int]]:
+        """The ranking that the lists' results make, and what was counted; the first error among them is raised."""
+        outcomes = []
+        for number, result in enumerate(results):
+            if isinstance(result, BaseException):
+                raise result
+            outcomes.append(self.lists.of_documents(number, result))
+        counts = dict(self._counts)
+        for what in sorted({name for outcome in outcomes for name in outcome.counts}):
+            # Lists go forward side by side: the waves of all are those of the slowest.
+            together = max if what == "waves" else sum
+            counts[what] = together(outcome.counts.get(what, 0) for outcome in outcomes)
+        return self._stage.reordered(self._ranking, outcomes, self.asker.kind), counts
+
+
 class _Lists:
     """What the rule orders: the first documents of each list, or the passages that these are made of."""
 
-    def __init__(
-        self, ranking: Ranking, source: TextSource, k: int | None, asker: Asker, passages: Passages | None
-    ) -> None:
-        self._ranking, self._source, self._passages = ranking, source, passages
+    def __init__(self, ranking: Ranking, source: TextSource, stage: Rerank, asker: Asker) -> None:
+        self._ranking, self._source, self._rule, self._passages = ranking, source, stage.rule, stage.passages
         sizes = np.diff(ranking.offsets)
-        self._heads: list[int] = (sizes if k is None else np.minimum(sizes, k)).tolist()
+        self._heads: list[int] = (sizes if stage.k is None else np.minimum(sizes, stage.k)).tolist()
         self.sizes = self._heads
+        """How many documents or passages each list has."""
         self.n_passages = 0
-        if passages is not None:
-            self._cut(passages, asker)
+        if stage.passages is not None:
+            self._cut(stage.passages, asker)
+
+    def steps(self) -> list[Steps]:
+        """The rule's steps for each list."""
+        return [self._rule.steps(n, qid) for n, qid in zip(self.sizes, self._ranking.qids, strict=True)]
 
     def _cut(self, passages: Passages, asker: Asker) -> None:
         starts = self._ranking.offsets[:-1].tolist()
@@ -203,26 +251,36 @@ class _Lists:
         return Outcome(tuple(order), kept, outcome.counts)
 
 
-Questions = Callable[[Sequence[Request]], list[Asked]]
 Advance = Callable[[int], None]
 
 
-def _in_waves(
-    lists: Sequence[Steps], questions: Questions, asker: Asker, runtime: Runtime, advance: Advance
-) -> Sequence[Outcome | BaseException]:
+def _in_waves(jobs: Sequence[_Job], runtime: Runtime, advance: Advance) -> list[Outcome | Exception]:
+    """The results of all lists of all jobs, whose questions are asked together."""
+    steps = [job.lists.steps() for job in jobs]
+    owner = [number for number, some in enumerate(steps) for _ in some]
+    first = [owner.index(number) if steps[number] else 0 for number in range(len(jobs))]
+
     def ask(requests: list[Request]) -> list[Answer]:
         answers: list[Answer] = []
         for start in range(0, len(requests), QUESTIONS_AT_ONCE):
-            some = asker.ask(questions(requests[start : start + QUESTIONS_AT_ONCE]), runtime)
-            answers += some
-            advance(len(some))
+            answers += some(requests[start : start + QUESTIONS_AT_ONCE])
+            advance(len(answers) - start)
         return answers
 
-    return run_waves(lists, ask)
+    def some(requests: list[Request]) -> list[Answer]:
+        of_job: defaultdict[int, list[Request]] = defaultdict(list)
+        for each in requests:
+            number = owner[each.ticket]
+            of_job[number].append(dataclasses.replace(each, ticket=Ticket(each.ticket - first[number])))
+        parts = [(jobs[number].asker, jobs[number].lists.questions(own)) for number, own in of_job.items()]
+        answers = {number: iter(found) for number, found in zip(of_job, ask_together(parts, runtime), strict=True)}
+        return [next(answers[owner[each.ticket]]) for each in requests]
+
+    return run_waves([each for some in steps for each in some], ask)
 
 
 def _concurrently(
-    lists: Sequence[Steps], questions: Questions, asker: ConcurrentAsker, runtime: Runtime, advance: Advance
+    lists: _Lists, asker: ConcurrentAsker, runtime: Runtime, advance: Advance
 ) -> Sequence[Outcome | BaseException]:
     failed: list[Exception] = []
 
@@ -230,14 +288,14 @@ def _concurrently(
         if failed:  # what stopped one call would stop the others too
             raise failed[0]
         try:
-            answers = await asker.ask_async(questions(requests), runtime)
+            answers = await asker.ask_async(lists.questions(requests), runtime)
         except Exception as error:
             failed.append(error)
             raise
         advance(len(answers))
         return answers
 
-    return to_the_end(run_continuously(lists, ask, batches=asker.in_flight, budget=asker.at_once))
+    return to_the_end(run_continuously(lists.steps(), ask, batches=asker.in_flight, budget=asker.at_once))
 
 
 def to_the_end(work: Coroutine[Any, Any, T]) -> T:

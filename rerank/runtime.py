@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -52,6 +52,16 @@ class Transform(Protocol):
         ...
 
     def __hash__(self) -> int: ...
+
+
+class JointTransform(Transform, Protocol):
+    """A stage that can work side by side with others of its class."""
+
+    def transform_together(
+        self, stages: Sequence[Any], ranking: Ranking, runtime: Runtime
+    ) -> list[tuple[Ranking, dict[str, int]]]:
+        """What each of `stages` makes of `ranking`, and its own counts."""
+        ...
 
 
 class Topics(Protocol):
@@ -129,6 +139,7 @@ class Runtime:
         self._is_loading = False
         self._facts: dict[str, Any] = {}
         self._shared: frozenset[Transform] = frozenset()
+        self._together: dict[Transform, tuple[JointTransform, ...]] = {}
         self._memory: dict[tuple[Transform, int], _Remembered] = {}
         self._tokens: list[contextvars.Token[Runtime | None]] = []
 
@@ -198,13 +209,13 @@ class Runtime:
             self._resources.move_to_end(key)
             found: T = self._resources[key]
             return found
-        loaded = self._timed(load)
+        loaded = self.timed(load)
         self._resources[key] = loaded
         while len(self._resources) > self._capacity:
             self._resources.popitem(last=False)
         return loaded
 
-    def _timed(self, load: Callable[[], T]) -> T:
+    def timed(self, load: Callable[[], T]) -> T:
         """What `load` gives; its time counts as loading, once where one resource loads another."""
         if self._is_loading:
             return load()
@@ -242,6 +253,9 @@ class Runtime:
             if self._borrowed:
                 self._borrowed[-1] += done.stats[0].seconds
             return done.result
+        if stage in self._together:
+            self._rank_together(stage, ranking)
+            return self.rank(stage, ranking)
         self._path.append(stage.label)
         self._counts.append({})
         self._borrowed.append(0.0)
@@ -266,6 +280,32 @@ class Runtime:
             self._memory[key] = _Remembered(ranking, result, stats, facts)
         return result
 
+    def _rank_together(self, stage: Transform, ranking: Ranking) -> None:
+        """Remembers what `stage`, and the stages that share its batches, make of `ranking`.
+
+        Time is divided by how many documents each of them showed; what the model counts is told of all together.
+        """
+        stages = self._together[stage]
+        outer, self._facts = self._facts, {}
+        started, loading = time.perf_counter(), self._loading
+        try:
+            with self.counting() as common:
+                made = stages[0].transform_together(stages, ranking, self)
+        finally:
+            facts, self._facts = self._facts, outer
+        loading = self._loading - loading
+        taken = time.perf_counter() - started
+        if self._borrowed:  # each stage's share is borrowed when it is asked for
+            self._borrowed[-1] -= taken - loading
+        shown = [counts.get("documents shown", 0) for _, counts in made]
+        for each, (result, counts), part in zip(stages, made, shown, strict=True):
+            share = part / sum(shown) if sum(shown) else 1 / len(stages)
+            told = {f"{what} ({len(stages)} stages)": number for what, number in common.items()}
+            stats = StageStats(
+                each.label, (taken - loading) * share, len(result), len(result.docs), {**counts, **told}, shared=True
+            )
+            self._memory[each, id(ranking)] = _Remembered(ranking, result, [stats], facts)
+
     def _made(self, stage: Transform, ranking: Ranking) -> Ranking:
         return stage.transform(ranking, self)
 
@@ -273,6 +313,15 @@ class Runtime:
         """Adds to a count of the running stage, e.g. `count("truncated documents", 3)`."""
         if number and self._counts:
             self._counts[-1][what] = self._counts[-1].get(what, 0) + int(number)
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[dict[str, int]]:
+        """What is counted inside the block, which the running stage is not told."""
+        self._counts.append({})
+        try:
+            yield self._counts[-1]
+        finally:
+            self._counts.pop()
 
     def note(self, fact: str, value: Any) -> None:
         """Writes a resolved fact (a model's revision, a type chosen by `auto`) into the run's provenance.
@@ -286,13 +335,20 @@ class Runtime:
         self._facts[name] = value
 
     @contextlib.contextmanager
-    def sharing(self, stages: Iterable[Transform]) -> Iterator[None]:
-        """While the block runs, a stage of `stages` given the same ranking again answers from memory."""
+    def sharing(self, stages: Iterable[Transform], together: Iterable[Sequence[JointTransform]] = ()) -> Iterator[None]:
+        """While the block runs, a stage of `stages` given the same ranking again answers from memory.
+
+        Args:
+            stages: those that are remembered.
+            together: stages of one class: when one of them is given a ranking, all of them work on it at once.
+        """
         before, self._shared = self._shared, frozenset(stages)
+        self._together = {stage: tuple(some) for some in together for stage in some}
         try:
             yield
         finally:
             self._shared = before
+            self._together = {}
             self._memory.clear()
 
     # -- progress ------------------------------------------------------------

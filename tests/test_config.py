@@ -372,6 +372,16 @@ def test_a_fingerprint_follows_the_content_of_files_and_artifacts(tmp_path: Path
     assert len(prints) == 2
 
 
+@pytest.mark.usefixtures("reads")
+def test_a_fingerprint_follows_the_content_of_folders(tmp_path: Path) -> None:
+    prints = []
+    for folder, content in (("a", "x"), ("b", "x"), ("a", "y")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / "weights").write_text(content, encoding="utf-8")
+        prints.append(stage_fingerprint(Reads(str(tmp_path / folder))))
+    assert prints[0] == prints[1] != prints[2]
+
+
 # -- schema --------------------------------------------------------------------------------
 
 

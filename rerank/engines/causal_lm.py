@@ -158,11 +158,13 @@ def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int
     return pieces, parents, reads
 
 
-def load_causal_lm(runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto") -> CausalLM:
-    """The causal language model of that name, loaded once in `runtime`.
+def load_causal_lm(
+    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
+) -> CausalLM:
+    """The causal language model of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
     Raises:
         UnknownNameError: the name means nothing.
-        ModelError: its files are missing or do not load.
+        ModelError: files are missing, do not load, or do not fit.
     """
-    return load_scorer(CausalLM, runtime, model, revision, dtype)
+    return load_scorer(CausalLM, runtime, model, revision, dtype, adapter)

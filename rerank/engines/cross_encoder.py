@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.engines.cache import SCORE, RequestCache, Stored, request_key
+from rerank.engines.lora import Adapter
 from rerank.engines.packing import (
     TOLERANCE,
     Pack,
@@ -89,8 +91,11 @@ class CrossEncoder(Scorer):
     library_class: ClassVar[str] = "AutoModelForSequenceClassification"
     min_agreement: ClassVar[float] = 0.98
 
-    def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
+    def __init__(self, folder: ModelFolder, *, device: str, threads: int, n_labels: int | None = None) -> None:
+        """The classifier in `folder`; its head has `n_labels` where an adapter brings another than the folder's."""
         _refuse_other_modules(folder)
+        self._n_labels = n_labels
+        self._head: Head | None = None
         super().__init__(folder, device=device, threads=threads)
 
     def pairs(
@@ -240,6 +245,31 @@ class CrossEncoder(Scorer):
     def _missing_advice(self) -> str:
         return "it looks like a plain encoder: train a cross-encoder from it, or use it as a dense one"
 
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        return {} if self._n_labels is None else {"num_labels": self._n_labels, "ignore_mismatched_sizes": True}
+
+    @classmethod
+    def options_for(cls, folder: ModelFolder, adapter: Adapter) -> dict[str, Any]:
+        if not adapter.replaced:
+            return {}
+        model = cls.without_weights(folder).model
+        own = {name: tuple(weight.shape) for name, weight in model.named_parameters()}
+        for name, shape in adapter.replaced.items():
+            here = own.get(name, shape)
+            if here != shape and here[1:] == shape[1:] and here[0] == model.config.num_labels:
+                return {"n_labels": shape[0]}
+        return {}
+
+    def _take(self, adapter: Adapter) -> None:
+        if self._head is None:
+            super()._take(adapter)
+            return
+        with self._head.pooler_in_place():
+            super()._take(adapter)
+            # The adapter may have put layers of its own into the head.
+            self._head = Head(self.model, self._head.reads)
+
     def _find_packing(self) -> Packing | None:
         labels = int(self.model.config.num_labels)
         if labels not in (1, 2):
@@ -325,6 +355,18 @@ class Head:
         if getattr(self._transformer, "pooler", None) is not None:
             self._transformer.pooler = None
 
+    @contextlib.contextmanager
+    def pooler_in_place(self) -> Iterator[None]:
+        """Within the block the pooler is where the model's code has it."""
+        detached = self._pooler is not None and self._transformer.pooler is None
+        if detached:
+            self._transformer.pooler = self._pooler
+        try:
+            yield
+        finally:
+            if detached:
+                self._transformer.pooler = None
+
     def logits(self, states: Any, rows: Rows, pad: int) -> Any:
         """float32 [n, labels] from the states [tokens, d] of sequences that lie end to end."""
         if self.reads == "all":
@@ -390,12 +432,12 @@ def _json(path: Path, folder: ModelFolder) -> Any:
 
 
 def load_cross_encoder(
-    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto"
+    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
 ) -> CrossEncoder:
-    """The cross-encoder of that name, loaded once in `runtime`.
+    """The cross-encoder of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
     Raises:
         UnknownNameError: the name means nothing.
-        ModelError: its files are missing, do not load, or are no cross-encoder's.
+        ModelError: files are missing, do not load, do not fit, or are no cross-encoder's.
     """
-    return load_scorer(CrossEncoder, runtime, model, revision, dtype)
+    return load_scorer(CrossEncoder, runtime, model, revision, dtype, adapter)

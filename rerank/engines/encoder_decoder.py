@@ -134,12 +134,12 @@ class EncoderDecoder(LanguageModel):
 
 
 def load_encoder_decoder(
-    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto"
+    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
 ) -> EncoderDecoder:
-    """The encoder-decoder language model of that name, loaded once in `runtime`.
+    """The encoder-decoder of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
     Raises:
         UnknownNameError: the name means nothing.
-        ModelError: its files are missing or do not load.
+        ModelError: files are missing, do not load, or do not fit.
     """
-    return load_scorer(EncoderDecoder, runtime, model, revision, dtype)
+    return load_scorer(EncoderDecoder, runtime, model, revision, dtype, adapter)

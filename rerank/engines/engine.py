@@ -7,8 +7,10 @@ of any queries and lists together.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from rerank.engines.meter import Meter, by_characters
 from rerank.engines.passages import Passages, Span
@@ -62,6 +64,43 @@ class ConcurrentAsker(Asker, Protocol):
     async def ask_async(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         """One answer a question, in their order."""
         ...
+
+
+@runtime_checkable
+class SharingAsker(Asker, Protocol):
+    """An asker whose batches may hold the questions of other askers of its model."""
+
+    lane: Hashable
+    """Equal for askers whose requests go into the same batches."""
+
+    def requests(self, questions: Sequence[Asked], runtime: Runtime) -> list[Any]:
+        """What the model is asked."""
+        ...
+
+    def raw(self, requests: Sequence[Any], runtime: Runtime) -> Sequence[Any]:
+        """What the model says to each of them, and of other askers of its lane."""
+        ...
+
+    def answers(self, raw: Sequence[Any], questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        """The answers to questions, from what the model said."""
+        ...
+
+
+def ask_together(parts: Sequence[tuple[Asker, Sequence[Asked]]], runtime: Runtime) -> list[list[Answer]]:
+    """The answers to each asker's questions; those of one lane are asked in the same batches."""
+    answers: dict[int, list[Answer]] = {}
+    lanes: defaultdict[Hashable, list[tuple[int, SharingAsker]]] = defaultdict(list)
+    for number, (asker, questions) in enumerate(parts):
+        if isinstance(asker, SharingAsker):
+            lanes[asker.lane].append((number, asker))
+        else:
+            answers[number] = asker.ask(questions, runtime)
+    for members in lanes.values():
+        requests = [asker.requests(parts[number][1], runtime) for number, asker in members]
+        raw = iter(members[0][1].raw([request for some in requests for request in some], runtime))
+        for (number, asker), some in zip(members, requests, strict=True):
+            answers[number] = asker.answers(list(islice(raw, len(some))), parts[number][1], runtime)
+    return [answers[number] for number in range(len(parts))]
 
 
 class Writer(Protocol):

@@ -11,13 +11,14 @@ import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rerank.engines.cache import NUMBER, VECTOR, Form, RequestCache, Stored, request_key
+from rerank.engines.lora import Adapter
 from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer
 from rerank.engines.text_model import PROBE_TEXTS, Count, token_batches
 from rerank.errors import ConfigError, DataError, ModelError
@@ -65,12 +66,15 @@ class Request(Protocol):
 class Sampling:
     """How text is generated.
 
-    >>> Sampling(max_tokens=64).temperature
-    0.0
+    >>> [each.seed for each in Sampling(temperature=0.7, seed=5, samples=3).each()]
+    [5, 6, 7]
     """
 
     max_tokens: int = 256
-    """What is generated at most."""
+    """What is generated at most: of an answer where there is a budget for the reasoning before it, else of both."""
+    thinking_tokens: int | None = None
+    """What reasoning may take, in prompts that say how to close it; it is closed by force then, so that the answer can
+    be read.  None: `max_tokens`, before as many for the answer."""
     temperature: float = 0.0
     """0 takes the likeliest token; above, tokens are drawn."""
     top_p: float = 1.0
@@ -79,6 +83,8 @@ class Sampling:
     """Of the draws: the same prompt and seed give the same draws, whatever else is in the batch."""
     stop: tuple[str, ...] = ()
     """Texts that end generation; they stay in the answer."""
+    samples: int = 1
+    """How many answers are drawn and averaged, with the seeds from `seed` on."""
 
     def __post_init__(self) -> None:
         if self.max_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -86,6 +92,18 @@ class Sampling:
                 f"sampling: max_tokens is {self.max_tokens} (1 or more), temperature {self.temperature} (0 or more), "
                 f"top_p {self.top_p} (above 0, at most 1)"
             )
+        if self.samples < 1 or (self.thinking_tokens is not None and self.thinking_tokens < 1):
+            raise ConfigError(
+                f"sampling: samples is {self.samples} and thinking_tokens {self.thinking_tokens}; at least 1 is needed"
+            )
+        if self.samples > 1 and not self.temperature:
+            raise ConfigError(
+                f"sampling: {self.samples} samples would all be the same without a temperature; give one, such as 0.7"
+            )
+
+    def each(self) -> list[Sampling]:
+        """One a sample, each with a seed of its own."""
+        return [replace(self, seed=self.seed + i, samples=1) for i in range(self.samples)]
 
     @property
     def key(self) -> str:
@@ -115,7 +133,8 @@ def _read_written(data: bytes) -> Generated:
     return Generated(text, finish, tuple(tokens))
 
 
-_WRITTEN: Form[Generated] = Form(lambda written: json.dumps(written).encode(), _read_written)
+WRITTEN: Form[Generated] = Form(lambda written: json.dumps(written).encode(), _read_written)
+"""How written texts are stored."""
 
 
 class Item(NamedTuple):
@@ -261,7 +280,7 @@ class LanguageModel(Scorer):
         if cache is not None:
             key = self.key
             stored = Stored(
-                cache, [request_key(key, "generate", one.tobytes(), sampling.key) for one in prompts], _WRITTEN
+                cache, [request_key(key, "generate", one.tobytes(), sampling.key) for one in prompts], WRITTEN
             )
         with self._computing():
             return self._answers(
@@ -436,6 +455,18 @@ class LanguageModel(Scorer):
         return ends, lists
 
     # -- loading ------------------------------------------------------------
+
+    def _take(self, adapter: Adapter) -> None:
+        """Loads an adapter that leaves the vocabulary alone: rows of it are read past the layer's own code."""
+        vocabulary = (self.model.get_input_embeddings(), self.model.get_output_embeddings())
+        names = {name for name, module in self.model.named_modules(remove_duplicate=False) if module in vocabulary}
+        layers = {*adapter.changed, *(name.rpartition(".")[0] for name in adapter.replaced)}
+        if touched := sorted(names & layers):
+            raise ModelError(
+                f"adapter {str(adapter.path)!r} changes {touched[0]!r}, the vocabulary of model {self.folder.name!r}; "
+                "merge it into the model (peft's merge_and_unload) and give the folder of the merged one"
+            )
+        super()._take(adapter)
 
     def _read_settings(self) -> None:
         """Takes the tokens that end texts out of the folder's settings for generating, and drops the others."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache as cached
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -34,7 +35,6 @@ from rerank.errors import ConfigError, ModelError
 from rerank.prompts.tokens import Reader, Seam
 
 if TYPE_CHECKING:
-    from rerank.models import ModelFolder
     from rerank.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -102,9 +102,10 @@ class LateInteraction(Scorer):
     min_agreement: ClassVar[float] = 0.98
     unread: ClassVar[tuple[str, ...]] = ("pooler.",)
 
-    def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
-        self.checkpoint: Checkpoint = read_checkpoint(folder)
-        super().__init__(folder, device=device, threads=threads)
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """What the folder's files say."""
+        return read_checkpoint(self.folder)
 
     def pairs(
         self,
@@ -332,15 +333,21 @@ class LateInteraction(Scorer):
         return "its weights are not those of the transformer that its config.json names; get it again"
 
     def _find_packing(self) -> Packing | None:
+        # What cannot be read is to be refused when the model is loaded.
+        self.tokenise(["a"], "query")
+        return find_packing(self._base, self.words(), self.limit)
+
+    @cached_property
+    def _reader(self) -> Reader:
+        return Reader(self.tokenizer)
+
+    @cached_property
+    def _sides(self) -> dict[str, _SideReader]:
         expansion = self.checkpoint.expansion
-        self._reader = Reader(self.tokenizer)
-        self._sides = {
+        return {
             "query": self._side(self.checkpoint.query, expansion.length if expansion and expansion.cuts else None),
             "document": self._side(self.checkpoint.document),
         }
-        if expansion is not None:
-            self._filler = self._filling(expansion.token)
-        return find_packing(self._base, self.words(), self.limit)
 
     def _side(self, side: Side, length: int | None = None) -> _SideReader:
         before, after = self._frame()
@@ -375,8 +382,11 @@ class LateInteraction(Scorer):
             f"model {self.folder.name!r}: its tokenizer has no token for the marker {marker!r}; get the model again"
         )
 
-    def _filling(self, token: str | None) -> int:
+    @cached_property
+    def _filler(self) -> int:
+        """The token that queries are filled up with."""
         tokenizer = self.tokenizer
+        token = self.checkpoint.expansion.token if self.checkpoint.expansion is not None else None
         code = tokenizer.convert_tokens_to_ids(token) if token else tokenizer.mask_token_id
         if code is None and token is None:
             code = tokenizer.eos_token_id
@@ -409,8 +419,8 @@ def maxsim(query: Any, documents: Vectors) -> Any:
 
     >>> import torch
     >>> query = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    >>> maxsim(query, Vectors(torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0]]), [2, 1])).tolist()
-    [1.8, 1.0]
+    >>> maxsim(query, Vectors(torch.tensor([[1.0, 0.0], [0.5, 0.75], [0.0, 1.0]]), [2, 1])).tolist()
+    [1.75, 1.0]
     """
     import torch
 
@@ -438,12 +448,12 @@ def _kept(ids: Ids, skipped: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
 
 
 def load_late_interaction(
-    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto"
+    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
 ) -> LateInteraction:
-    """The late-interaction model of that name, loaded once in `runtime`.
+    """The late-interaction model of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
     Raises:
         UnknownNameError: the name means nothing.
-        ModelError: its files are missing, do not load, or are of another kind of model.
+        ModelError: files are missing, do not load, do not fit, or are of another kind of model.
     """
-    return load_scorer(LateInteraction, runtime, model, revision, dtype)
+    return load_scorer(LateInteraction, runtime, model, revision, dtype, adapter)

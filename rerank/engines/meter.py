@@ -13,6 +13,7 @@ from rerank.rules.judges import Form
 if TYPE_CHECKING:
     from rerank.engines.cross_encoder import CrossEncoder
     from rerank.engines.engine import Asked
+    from rerank.engines.late_interaction import LateInteraction
     from rerank.engines.scorer import Scorer
     from rerank.prompts.binding import BoundPrompt, PromptRequest
     from rerank.prompts.prompt import Prompt
@@ -102,12 +103,12 @@ class Meter:
 # -- meters ------------------------------------------------------------
 
 
-def by_characters(prompt: str | None, *, written: int = 0, price: Price | None = None, remark: str = "") -> Meter:
+def by_characters(prompt: str | None, *, generated: int = 0, price: Price | None = None, remark: str = "") -> Meter:
     """A meter for engines whose tokenizer is not here: four characters are a token, and nothing is cut.
 
     Args:
         prompt: the name or path of a prompt; None where (query, document) pairs are asked.
-        written: tokens that an answer has at most, where the prompt asks for text.
+        generated: tokens that an answer has at most.
         price: of tokens.
         remark: why the tokenizer is not here.
     """
@@ -123,7 +124,6 @@ def by_characters(prompt: str | None, *, written: int = 0, price: Price | None =
         )
         return [Size(-(-len(text) // CHARACTERS_OF_A_TOKEN), generated=generated) for text in texts]
 
-    generated = written if loaded and loaded.verb == "generate" else 0
     counted_by = f"{CHARACTERS_OF_A_TOKEN} characters a token, nothing cut"
     remarks = (remark,) if remark else ()
     if loaded is None:
@@ -132,18 +132,17 @@ def by_characters(prompt: str | None, *, written: int = 0, price: Price | None =
 
 
 def by_prompt(
-    bound: BoundPrompt, max_tokens: int, *, written: int = 0, work: Work | None = None, price: Price | None = None
+    bound: BoundPrompt, max_tokens: int, *, generated: int = 0, work: Work | None = None, price: Price | None = None
 ) -> Meter:
     """A meter for a prompt that is bound to its model's tokenizer.
 
     Args:
         bound: the prompt.
         max_tokens: of a prompt.
-        written: tokens that an answer has at most, where the prompt asks for text.
+        generated: tokens that an answer has at most.
         work: what the model computes.
         price: of tokens.
     """
-    generated = written if bound.prompt.verb == "generate" else 0
 
     def sizes(questions: Sequence[Asked]) -> list[Size]:
         seen: set[tuple[int, ...]] = set()
@@ -178,6 +177,34 @@ def by_pairs(model: CrossEncoder, work: Work) -> Meter:
         ]
         if made:
             made[0] = made[0]._replace(cut_queries=tokens.cut_queries)
+        return made
+
+    return Meter(
+        sizes,
+        "the model's tokenizer",
+        1,
+        passages=lambda texts, passages: token_passages(model.tokenizer, texts, passages),
+        work=work,
+    )
+
+
+def by_texts(model: LateInteraction, work: Work, max_tokens: int | None) -> Meter:
+    """A meter for a late-interaction model without weights, which reads each query and each document once a call."""
+
+    def sizes(questions: Sequence[Asked]) -> list[Size]:
+        queries = model.tokenise([each.query for each in questions], "query")
+        documents = model.tokenise([each.documents[0] for each in questions], "document", max_tokens)
+        seen: set[tuple[str, str]] = set()
+        made = []
+        for i, each in enumerate(questions):
+            texts = (
+                (("query", each.query), len(queries.ids[i])),
+                (("document", each.documents[0]), len(documents.ids[i])),
+            )
+            shared = sum(size for text, size in texts if text in seen)
+            seen.update(text for text, _ in texts)
+            cuts = int(documents.is_cut[i]), int(queries.is_cut[i])
+            made.append(Size(sum(size for _, size in texts), shared, 0, *cuts))
         return made
 
     return Meter(

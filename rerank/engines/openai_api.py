@@ -454,6 +454,8 @@ class _Server:
                         session.stop(f"{error}; {_NO_LOG_PROBABILITIES}")
                     if error.status == 404:
                         raise await self._explained(session, error) from error
+                    if error.kind == "refused" and isinstance(body.get("prompt"), list) and not session.known:
+                        session.stop(f"{error}; a server that takes no token ids is asked without `tokenizer`")
                     raise
 
         return await self.client.run(session, job)

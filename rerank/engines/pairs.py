@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
-from rerank.engines.meter import Meter, by_characters, by_pairs, outlined, work_of
+from rerank.engines.meter import Meter, by_characters, by_pairs, by_texts, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
 from rerank.errors import ModelError
@@ -30,13 +31,16 @@ class CrossEncoderEngine(Engine):
     """Branch, tag or commit of a hub model."""
     dtype: DType = "auto"
     """What the model computes in."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of this model: the folder that peft saved, perhaps with a head.  Stages with several of one model
+    load the model once."""
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded cross-encoder."""
         refuse_prompt(self, prompt)
         from rerank.engines.cross_encoder import load_cross_encoder
 
-        return _Pairs(load_cross_encoder(runtime, self.model, self.revision, self.dtype))
+        return _Pairs(load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter))
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
@@ -65,14 +69,27 @@ class LateInteractionEngine(Engine):
     """What the model computes in."""
     document_tokens: int | None = None
     """Tokens of a document at most, where the transformer reads so many; default what the checkpoint says."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of the transformer: the folder that peft saved.  Stages with several of one model load it once."""
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model."""
         refuse_prompt(self, prompt)
         from rerank.engines.late_interaction import load_late_interaction
 
-        model = load_late_interaction(runtime, self.model, self.revision, self.dtype)
+        model = load_late_interaction(runtime, self.model, self.revision, self.dtype, self.adapter)
         return _Pairs(model, ScoreKind.MAXSIM, self.document_tokens)
+
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """By the model's tokenizer, where its files are here."""
+        refuse_prompt(self, prompt)
+        from rerank.engines.late_interaction import LateInteraction
+
+        try:
+            model = outlined(LateInteraction, self.model, self.revision, runtime)
+        except ModelError as error:
+            return by_characters(None, remark=str(error))
+        return by_texts(model, work_of(model, self.dtype, runtime.device), self.document_tokens)
 
 
 class _Pairs:

@@ -7,10 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
 from rerank.engines.language_model import Sampling
 from rerank.engines.meter import Meter, by_characters, by_prompt, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
+from rerank.engines.samples import averaged
 from rerank.engines.scorer import check_order
 from rerank.engines.text_model import DType
 from rerank.errors import ConfigError, ModelError
@@ -97,7 +99,11 @@ class PromptedEngine(Engine):
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model with the prompt bound to its tokenizer."""
-        return self._prompted(self._needed(prompt), runtime)
+        from rerank.prompts.prompt import load_prompt
+
+        name = self._needed(prompt)
+        samples = self.sampling.each() if load_prompt(name).verb == "generate" else [self.sampling]
+        return averaged([self._prompted(name, runtime, sampling) for sampling in samples])
 
     def _needed(self, name: str | None) -> str:
         """The prompt's name, when there is one that this engine reads."""
@@ -136,15 +142,16 @@ class PromptedEngine(Engine):
         """By the model's tokenizer, where its files are here."""
         from rerank.prompts.prompt import load_prompt
 
-        name, most_written = self._needed(prompt), self.sampling.max_tokens
+        name = self._needed(prompt)
         loaded = load_prompt(name)
+        generated = self.sampling.max_tokens if loaded.verb == "generate" else 0
         try:
             model = outlined(self._kind(), self.model, self.revision, runtime)
         except ModelError as error:
-            return by_characters(name, written=most_written, remark=str(error))
-        limit = model.limit - (most_written if loaded.verb == "generate" and not self.is_seq2seq else 0)
-        work = work_of(model, self.dtype, runtime.device)
-        return by_prompt(loaded.bind(model.tokenizer), min(self.max_tokens, limit), written=most_written, work=work)
+            return by_characters(name, generated=generated, remark=str(error))
+        bound, work = loaded.bind(model.tokenizer), work_of(model, self.dtype, runtime.device)
+        limit = model.limit - (0 if self.is_seq2seq else _room(bound, self.sampling))
+        return by_prompt(bound, min(self.max_tokens, limit), generated=_most_written(bound, self.sampling), work=work)
 
     def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
         """The loaded model; each text of a query has a seed of its own: `sampling.seed` and those after it."""
@@ -167,11 +174,13 @@ class CausalLMEngine(PromptedEngine):
     """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
 
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.causal_lm import load_causal_lm
 
-        return load_causal_lm(runtime, self.model, self.revision, self.dtype)
+        return load_causal_lm(runtime, self.model, self.revision, self.dtype, self.adapter)
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.causal_lm import CausalLM
@@ -196,18 +205,70 @@ class EncoderDecoderEngine(PromptedEngine):
     """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
 
     is_seq2seq: ClassVar[bool] = True
 
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.encoder_decoder import load_encoder_decoder
 
-        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype)
+        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype, self.adapter)
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.encoder_decoder import EncoderDecoder
 
         return EncoderDecoder
+
+
+@dataclass(frozen=True, repr=False)
+class VLLMEngine(PromptedEngine):
+    """A causal language model in vLLM and a prompt, for accelerators: as `causal_lm`, in vLLM's batches.
+
+    Prompts that ask for likelihoods, or for labels of several tokens, need vLLM to be started in another way than those
+    of all other prompts: stages of both kinds hold two engines, so each must take less than half of the memory.
+    """
+
+    model: str
+    """A catalogue name, a folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: DType = "auto"
+    """What the model computes in; `auto` is the type that it was saved in, or 16 bits where that is float32."""
+    max_tokens: int = 4096
+    """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
+    sampling: Sampling = Sampling()
+    """How text is generated, for prompts whose answers are written; vLLM draws, by other numbers than `causal_lm`."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of this model: the folder that peft saved."""
+    gpus: int = 1
+    """How many accelerators share the model's weights."""
+    gpu_memory: float = 0.9
+    """The share of each accelerator's memory that vLLM takes, 0 to 1."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gpus < 1 or not 0 < self.gpu_memory <= 1:
+            raise ConfigError(
+                f"vllm: gpus is {self.gpus} (1 or more) and gpu_memory {self.gpu_memory} (above 0, at most 1)"
+            )
+        if self.sampling.temperature > 2:
+            raise ConfigError(f"vllm: the temperature is {self.sampling.temperature}; vLLM takes 2 at most")
+
+    def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
+        from rerank.engines.vllm import Place, load_tokenizer, load_vllm
+
+        bound = prompt.bind(load_tokenizer(runtime, self.model, self.revision))
+        place = Place(self.gpus, self.gpu_memory, self.max_tokens + _room(bound, self.sampling))
+        model = (runtime, self.model, self.revision, self.dtype, self.adapter)
+        if prompt.verb == "likelihood" or (prompt.verb == "choices" and _has_long_labels(bound)):
+            place = place._replace(reads_texts=True)
+        return load_vllm(*model, place)
+
+    def _kind(self) -> type[LanguageModel]:
+        from rerank.engines.causal_lm import CausalLM
+
+        return CausalLM
 
 
 class _Writing:
@@ -228,17 +289,25 @@ class _Prompted:
     def __init__(self, engine: PromptedEngine, model: PromptModel, bound: BoundPrompt, sampling: Sampling) -> None:
         self._engine, self._model, self._bound, self._sampling = engine, model, bound, sampling
         self.most_documents: int | None = bound.prompt.most_documents
-        written = sampling.max_tokens if bound.prompt.verb == "generate" and not engine.is_seq2seq else 0
-        self._max_tokens = min(engine.max_tokens, model.limit - written)
+        room = 0 if engine.is_seq2seq else _room(bound, sampling)
+        self._max_tokens = min(engine.max_tokens, model.limit - room)
+        # How reasoning is closed is the prompt's matter.
+        reasoning = bound.prompt.fingerprint if bound.closing else None
+        self.lane = (id(model), bound.prompt.verb, sampling, reasoning)
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        return self.answers(self.raw(self.requests(questions, runtime), runtime), questions, runtime)
+
+    def requests(self, questions: Sequence[Asked], runtime: Runtime) -> list[PromptRequest]:
         requests = self._bound.requests([(asked.query, asked.documents) for asked in questions], self._max_tokens)
         runtime.count("truncated documents", sum(request.truncated_documents for request in requests))
         runtime.count("truncated queries", sum(request.truncated_query for request in requests))
-        shown = [len(asked.documents) for asked in questions]
+        return requests
+
+    def answers(self, raw: Sequence[Raw], questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         return [
-            self._bound.answer(raw, n, runtime.count)
-            for raw, n in zip(self._raw(requests, runtime), shown, strict=True)
+            self._bound.answer(each, len(asked.documents), runtime.count)
+            for each, asked in zip(raw, questions, strict=True)
         ]
 
     def texts(self, queries: Sequence[str], runtime: Runtime) -> list[str]:
@@ -285,12 +354,67 @@ class _Prompted:
         raw: Sequence[Raw] = ask(requests)
         return [self._bound.answer(each, len(documents)) for each, (_, documents) in zip(raw, asked, strict=True)]
 
-    def _raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
+    def raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
         verb = self._bound.prompt.verb
         if verb == "choices":
             return self._model.choices(requests, runtime.count, runtime.requests)
         if verb == "likelihood":
             return self._model.likelihood(requests, runtime.count, runtime.requests)
+        if self._bound.closing:
+            return self._reasoned(requests, runtime)
+        return [each.text for each in self._written(requests, runtime)]
+
+    def _written(self, requests: Sequence[PromptRequest], runtime: Runtime) -> list[Generated]:
+        """What the model writes as answers."""
         written = self._model.generate(requests, self._sampling, runtime.count, runtime.requests)
         runtime.count("unfinished answers", sum(each.finish == "length" for each in written))
-        return [each.text for each in written]
+        return written
+
+    def _reasoned(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
+        """Answers after reasoning, which is closed by force where its budget was too small."""
+        bound, chooses = self._bound, self._bound.chooses_at_the_end
+        stop = (*self._sampling.stop, "</think>") if chooses else self._sampling.stop
+        thinking = replace(self._sampling, max_tokens=_budget(self._sampling), stop=stop)
+        traces = self._model.generate(requests, thinking, runtime.count, runtime.requests)
+        # An answer that was written to its end needs nothing more.
+        open_ends = [i for i, trace in enumerate(traces) if chooses or trace.finish == "length"]
+        asked = [bound.finish(requests[i], traces[i].tokens) for i in open_ends]
+        closed = [
+            len(more.tokens) > len(requests[i].tokens) + traces[i].n_tokens
+            for i, more in zip(open_ends, asked, strict=True)
+        ]
+        runtime.count("closed traces", sum(closed))
+        if chooses:
+            return self._model.choices(asked, runtime.count, runtime.requests)
+        texts = [trace.text for trace in traces]
+        for i, was_closed, rest in zip(open_ends, closed, self._written(asked, runtime), strict=True):
+            texts[i] += (bound.prompt.closing if was_closed else "") + rest.text
+        return texts
+
+
+def _budget(sampling: Sampling) -> int:
+    """What reasoning may take."""
+    return sampling.max_tokens if sampling.thinking_tokens is None else sampling.thinking_tokens
+
+
+def _room(bound: BoundPrompt, sampling: Sampling) -> int:
+    """The tokens that may follow a prompt, where its answer is written."""
+    if bound.prompt.verb != "generate":
+        return 0
+    if not bound.closing:
+        return sampling.max_tokens
+    answer = max(map(len, bound.continuations(1))) if bound.chooses_at_the_end else sampling.max_tokens
+    return _budget(sampling) + len(bound.closing) + answer
+
+
+def _most_written(bound: BoundPrompt, sampling: Sampling) -> int:
+    """The tokens that the model writes at most about a question."""
+    if bound.prompt.verb != "generate":
+        return 0
+    reasoning = _budget(sampling) if bound.closing else 0
+    return sampling.samples * (reasoning + (0 if bound.chooses_at_the_end else sampling.max_tokens))
+
+
+def _has_long_labels(bound: BoundPrompt) -> bool:
+    """Whether a label has several tokens."""
+    return any(len(label) > 1 for label in bound.continuations(bound.prompt.most_documents or 1))

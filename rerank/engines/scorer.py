@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from rerank.artifact import fingerprint
+from rerank.engines.lora import Adapter, Adapters, read_adapter
 from rerank.engines.packing import Packing, ordinary_tokens, still_agrees
 from rerank.engines.products import speed_up
 from rerank.engines.text_model import Count, DType, has_bfloat16, quiet_loading, torch_threads
@@ -70,12 +72,17 @@ class Scorer(ABC):
     def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
         self.folder = folder
         self.device = device
+        self.adapter: Adapter | None = None
+        """What the weights are changed by."""
+        self.missing: tuple[str, ...] = ()
+        """Weights that the folder does not have, so that they are random unless an adapter brings them."""
         self.dtype = "float32"
         self.batch_tokens = _BATCH_TOKENS.get(device.partition(":")[0], 4096)
         self._threads = threads
         self.tokenizer: Any = None
         self.model = self._load()
         self._base: Any = self.model.base_model
+        self._adapters = Adapters(self.model, folder.name)
         with self._computing():
             self._packing = self._find_packing()
         logger.info("model %s: %s batches", folder.name, self.path)
@@ -93,7 +100,7 @@ class Scorer(ABC):
             with quiet_loading():
                 self.tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
                 model, report = getattr(transformers, self.library_class).from_pretrained(
-                    path, dtype=torch.float32, output_loading_info=True, **options
+                    path, dtype=torch.float32, output_loading_info=True, **options, **self._settings
                 )
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())
@@ -102,12 +109,7 @@ class Scorer(ABC):
                 f"{type(error).__name__}: {reason[:300]}; check the folder or fetch the model again"
             ) from error
         missing = sorted(report["missing_keys"]) + sorted(str(key[0]) for key in report["mismatched_keys"])
-        missing = [name for name in missing if not name.startswith(self.unread)]
-        if missing:
-            raise ModelError(
-                f"model {self.folder.name!r} ({path}) has no weights for {', '.join(missing[:3])}"
-                f"{' ...' if len(missing) > 3 else ''}, so its scores would be random; {self._missing_advice}"
-            )
+        self.missing = tuple(name for name in missing if not name.startswith(self.unread))
         model.eval()
         for parameter in model.parameters():
             parameter.requires_grad_(requires_grad=False)
@@ -144,6 +146,45 @@ class Scorer(ABC):
         return self.folder.path
 
     @property
+    def _settings(self) -> Mapping[str, Any]:
+        """What is to be other than the folder's configuration says."""
+        return {}
+
+    def adapted(self, adapter: Adapter | None) -> Self:
+        """The same model with `adapter`, sharing all other weights with this one.
+
+        Raises:
+            ModelError: the two do not fit, or weights are missing and the adapter does not bring them.
+        """
+        missing = [name for name in self.missing if adapter is None or name not in adapter.replaced]
+        if missing:
+            raise ModelError(
+                f"model {self.folder.name!r} ({self._transformer}) has no weights for {', '.join(missing[:3])}"
+                f"{' ...' if len(missing) > 3 else ''}, so its scores would be random; {self._missing_advice}"
+            )
+        if adapter is None:
+            return self
+        fitted = copy.copy(self)
+        fitted.adapter = adapter
+        fitted._take(adapter)
+        with fitted._computing():
+            fitted._keep_packing()
+        return fitted
+
+    def has_room_for(self, adapter: Adapter | None) -> bool:
+        """Whether `adapter` can be loaded beside those that are."""
+        return adapter is None or self._adapters.has_room_for(adapter)
+
+    def _take(self, adapter: Adapter) -> None:
+        """Loads an adapter into the model."""
+        self._adapters.load(adapter)
+
+    @classmethod
+    def options_for(cls, folder: ModelFolder, adapter: Adapter) -> dict[str, Any]:
+        """What this class is to be made with so that `adapter` fits."""
+        return {}
+
+    @property
     @abstractmethod
     def _missing_advice(self) -> str:
         """What a folder without some weights probably is."""
@@ -159,9 +200,14 @@ class Scorer(ABC):
         self._convert(getattr(torch, dtype))
         self.dtype = dtype
         with self._computing():
-            if self._packing is None or still_agrees(self._packing, self._base, self.words(), self.limit):
-                return
-        logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
+            self._keep_packing()
+
+    def _keep_packing(self) -> None:
+        """Packs no more where the packing that was found does not hold for the type or the adapter there is now."""
+        if self._packing is None or still_agrees(self._packing, self._base, self.words(), self.limit):
+            return
+        state = self.dtype if self.adapter is None else f"{self.dtype} with adapter {self.adapter.path}"
+        logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, state)
         self._packing = None
 
     @abstractmethod
@@ -186,8 +232,9 @@ class Scorer(ABC):
     def key(self) -> str:
         """SHA-256 of all that an answer depends on besides the request and the batch that it is in."""
         device = self.device.partition(":")[0]
-        facts = (self.folder.fingerprint, self.dtype, device, self.limit, self.path, self.batch_tokens, PATH_VERSION)
-        return fingerprint([type(self).__name__, *map(str, facts)])
+        adapter = self.adapter.fingerprint if self.adapter is not None else ""
+        facts = (self.folder.fingerprint, adapter, self.dtype, device, self.limit, self.path, self.batch_tokens)
+        return fingerprint([type(self).__name__, PATH_VERSION, *map(str, facts)])
 
     @abstractmethod
     def trial(self) -> list[FloatVector]:
@@ -204,9 +251,10 @@ class Scorer(ABC):
 
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
-        """Within the block torch has this engine's threads and keeps nothing for gradients."""
+        """Within the block the adapter is active, torch has this engine's threads and keeps nothing for gradients."""
         import torch
 
+        self._adapters.activate(self.adapter)
         with torch_threads(self._threads), torch.inference_mode():
             yield
 
@@ -342,47 +390,80 @@ def check_order(score: Callable[[list[tuple[str, str]]], Iterable[float]], subje
 S = TypeVar("S", bound=Scorer)
 
 
-def load_scorer(kind: type[S], runtime: Runtime, name: str, revision: str | None, dtype: DType) -> S:
+class _Known(NamedTuple):
+    """A model's folder, and what was found out about it."""
+
+    folder: ModelFolder
+    facts: dict[Hashable, tuple[str, dict[str, Any]]]
+    """The type that was chosen and what a run says of it, by kind of scorer, wanted type and adapter."""
+
+
+def load_scorer(
+    kind: type[S], runtime: Runtime, name: str, revision: str | None, dtype: DType, adapter: str | None = None
+) -> S:
     """The scorer of that name, loaded once in `runtime`, tried, and noted in the run.
 
-    `auto` is the device's 16-bit type where it has one and rankings agree in it, else float32.
+    `auto` is the device's 16-bit type where it has one and rankings agree in it, else float32.  Adapters of one model
+    share its weights.
 
     Raises:
         UnknownNameError: the name means nothing.
-        ModelError: its files are missing or do not load.
+        ModelError: files of model or adapter are missing, do not load, or do not fit.
     """
     from rerank.models import resolve_model
 
-    folder = runtime.resource(("model folder", name, revision), lambda: resolve_model(name, revision, runtime.home))
+    known = runtime.resource(
+        ("scored model", name, revision), lambda: _Known(resolve_model(name, revision, runtime.home), {})
+    )
+    folder, device = known.folder, runtime.device
+    change = read_adapter(adapter, runtime.home / "models" / "checksums.json") if adapter is not None else None
+    options = kind.options_for(folder, change) if change is not None else {}
+    subject = (kind.__name__, folder.fingerprint, device, *options.items())
 
-    def load() -> tuple[S, dict[str, Any]]:
-        model = kind(folder, device=runtime.device, threads=runtime.threads)
+    def fresh() -> S:
+        return kind(folder, device=device, threads=runtime.threads, **options)
+
+    def loaded(concrete: str, make: Callable[[], S] = fresh) -> S:
+        def load() -> S:
+            model = make()
+            if model.dtype != concrete:
+                model.to(concrete)
+            return model
+
+        def fit() -> S:
+            model = runtime.resource((*subject, concrete), load)
+            return (model if model.has_room_for(change) else load()).adapted(change)
+
+        return fit() if change is None else runtime.resource((*subject, concrete, change.fingerprint), fit)
+
+    def choose() -> tuple[str, dict[str, Any]]:
         facts: dict[str, Any] = {}
-        if dtype == "auto":
-            if (shorter := shorter_type(runtime.device)) is not None:
-                model, facts["agreement"] = _shortened(model, shorter)
-        elif dtype != "float32":
-            model.to(dtype)
-        if (holds := model.order_holds()) is not None:
+        concrete: str = "float32" if dtype == "auto" else dtype
+        if dtype == "auto" and (shorter := shorter_type(device)) is not None:
+            model = fresh()
+            before = model.adapted(change).trial()
+            model.to(shorter)
+            facts["agreement"] = round(agreement(before, model.adapted(change).trial()), 4)
+            if facts["agreement"] >= kind.min_agreement:
+                concrete = loaded(shorter, lambda: model).dtype
+            else:
+                # Rounded weights do not come back: only a fresh model has them.
+                logger.info(
+                    "model %s: %s would change rankings (Kendall's tau %.3f, at least %s wanted); float32 is used",
+                    name, shorter, facts["agreement"], kind.min_agreement,
+                )  # fmt: skip
+        if (holds := loaded(concrete).order_holds()) is not None:
             facts["self-test"] = "passed" if holds else "failed"
-        return model, facts
+        return concrete, facts
 
-    model, facts = runtime.resource((kind.__name__, folder.fingerprint, dtype, runtime.device), load)
+    question = (*subject, dtype, change.fingerprint if change is not None else None)
+    if question not in known.facts:
+        known.facts[question] = runtime.timed(choose)
+    concrete, facts = known.facts[question]
+    model = loaded(concrete)
     facts = {**facts, "source": folder.source, "revision": folder.revision, "fingerprint": folder.fingerprint}
-    runtime.note(f"model {name}", {**facts, "dtype": model.dtype, "device": model.device, "path": model.path})
+    if change is not None:
+        facts["adapter"] = change.facts
+    subject_name = name if adapter is None else f"{name} with {adapter}"
+    runtime.note(f"model {subject_name}", {**facts, "dtype": model.dtype, "device": model.device, "path": model.path})
     return model
-
-
-def _shortened(model: S, dtype: str) -> tuple[S, float]:
-    """`model` in `dtype`, or as it was where rankings would change; and how far they agree."""
-    before = model.trial()
-    model.to(dtype)
-    found = round(agreement(before, model.trial()), 4)
-    if found >= model.min_agreement:
-        return model, found
-    logger.info(
-        "model %s: %s would change rankings (Kendall's tau %.3f, at least %s wanted); float32 is used",
-        model.folder.name, dtype, found, model.min_agreement,
-    )  # fmt: skip
-    # Rounded weights do not come back: only a fresh model has them.
-    return type(model)(model.folder, device=model.device, threads=model._threads), found

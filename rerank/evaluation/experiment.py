@@ -20,6 +20,7 @@ from rerank.data.dataset import Dataset
 from rerank.data.load import load
 from rerank.data.runs import KIND as RUN_KIND
 from rerank.data.runs import load_run, save_run
+from rerank.engines.engine import Engine
 from rerank.errors import ArtifactError, ConfigError, CorruptArtifactError, DataError, UnknownNameError, nearest
 from rerank.evaluation.evaluation import Evaluation, Judged, evaluate_run
 from rerank.evaluation.measures import parse_measures
@@ -29,6 +30,7 @@ from rerank.evaluation.significance import TestName
 from rerank.evaluation.steps import with_steps
 from rerank.ranking import Ranking
 from rerank.ready import find_pipeline
+from rerank.reranking import Rerank
 from rerank.run import Run
 from rerank.runtime import Runtime
 from rerank.stage import Pipeline, Stage
@@ -293,7 +295,8 @@ def _runs(pipelines: Sequence[Stage], data: Dataset, folder: Path | None, runtim
     kept = {stage for stage, key in keys.items() if folder is not None and _is_kept(_place(folder, stage), key)}
     uses = Counter(part for stage in pipelines if stage not in kept for part in dict.fromkeys(stage.walk()))
     topics = _Topics(data.topics(), data.provenance())
-    with runtime.sharing(part for part, count in uses.items() if count > 1):
+    together = _side_by_side([stage for stage in pipelines if stage not in kept])
+    with runtime.sharing((part for part, count in uses.items() if count > 1), together):
         for stage in pipelines:
             run = _loaded(_place(folder, stage)) if folder is not None and stage in kept else None
             if run is None:
@@ -302,6 +305,18 @@ def _runs(pipelines: Sequence[Stage], data: Dataset, folder: Path | None, runtim
                 if folder is not None and (key := keys[stage]) is not None:
                     save_run(run, _place(folder, stage), key)
             yield run
+
+
+def _side_by_side(pipelines: Sequence[Stage]) -> list[tuple[Rerank, ...]]:
+    """Reranking stages of one engine that are given the same lists: their questions fill the same batches."""
+    groups: dict[tuple[tuple[Stage, ...], Engine], dict[Rerank, None]] = {}
+    for pipeline in pipelines:
+        stages = pipeline.stages if isinstance(pipeline, Pipeline) else (pipeline,)
+        for position, stage in enumerate(stages):
+            if isinstance(stage, Rerank):
+                groups.setdefault((stages[:position], stage.engine), {})[stage] = None
+                break
+    return [tuple(group) for group in groups.values() if len(group) > 1]
 
 
 def _key(stage: Stage, data: Dataset) -> str | None:

@@ -88,7 +88,7 @@ class BoundPrompt:
         """The tokens that end reasoning which ran out of room."""
         most = prompt.most_documents
         layout = self._layout(2 if most is None else min(2, most))
-        if prompt.verb == "choices":
+        if prompt.verb == "choices" or self.chooses_at_the_end:
             self._check_labels(most or 1)
         self._begun = opening(layout.ending)
 
@@ -283,7 +283,12 @@ class BoundPrompt:
         """
         return read_text(self.prompt, raw, count, self._begun)
 
-    def finish(self, request: PromptRequest, trace: Sequence[int], n: int) -> PromptRequest:
+    @property
+    def chooses_at_the_end(self) -> bool:
+        """Whether there are answers to choose from after reasoning, else the answer is written."""
+        return bool(self.closing and self.prompt.labels) and not self.prompt.shows_many
+
+    def finish(self, request: PromptRequest, trace: Sequence[int]) -> PromptRequest:
         """The request that asks for the answer after reasoning, which is closed by force if it was not finished.
 
         Where the prompt has answers to choose from they are scored (`choices`), else the model writes on (`generate`).
@@ -291,7 +296,6 @@ class BoundPrompt:
         Args:
             request: what was asked; its answer ended at `</think>`, or ran out of room.
             trace: the token ids that were generated.
-            n: how many documents were shown.
 
         Raises:
             DataError: the prompt says nothing of how reasoning ends.
@@ -300,6 +304,6 @@ class BoundPrompt:
             raise DataError(f"prompt {self.prompt.name!r} has no reasoning to finish: its file gives no `closing`")
         finished = "</think>" in self.tokenizer.decode(list(trace))
         tokens = (*request.tokens, *trace, *(() if finished else self.closing))
-        if self.prompt.shows_many or not self.prompt.labels:
+        if not self.chooses_at_the_end:
             return request._replace(tokens=tokens)
-        return request._replace(tokens=tokens, verb="choices", continuations=self.continuations(n))
+        return request._replace(tokens=tokens, verb="choices", continuations=self.continuations(1))

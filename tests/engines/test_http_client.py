@@ -125,6 +125,12 @@ def test_a_date_of_retry_after_is_waited_for_by_the_servers_own_clock(server: Lo
     assert 40 <= clock.slept[0] <= 40.5
 
 
+def test_a_server_that_asks_for_no_wait_is_not_pressed(server: LocalServer, clock: Clock) -> None:
+    server.script = [Reply(status=429, headers={"Retry-After": "0"})]
+    ask(make(clock), server)
+    assert clock.slept[0] >= 0.25
+
+
 def test_dates_and_seconds_are_read() -> None:
     headers = {"retry-after": "Wed, 21 Oct 2026 07:28:30 GMT", "date": "Wed, 21 Oct 2026 07:28:00 GMT"}
     assert retry_after(headers, 0.0) == 30

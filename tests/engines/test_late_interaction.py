@@ -1,4 +1,4 @@
-"""Late interaction: MaxSim, every layout of checkpoint, scores that do not depend on the batch, unfit folders refused."""
+"""Late interaction: MaxSim, every layout of checkpoint, scores that no batch changes, unfit folders refused."""
 
 from __future__ import annotations
 
@@ -16,11 +16,16 @@ from tiny_late import PUNCTUATION, WIDTH, bert_tokenizer, matrix, transformer, w
 from tiny_models import some_texts, write_model
 from tiny_scorers import write_classifier
 
+from rerank.data.corpus import MemoryCorpus
 from rerank.engines import late_interaction, scorer
 from rerank.engines.cache import RequestCache
+from rerank.engines.engine import Asked
 from rerank.engines.late_interaction import LateInteraction, Vectors, load_late_interaction, maxsim
+from rerank.engines.pairs import LateInteractionEngine
 from rerank.engines.scorer import agreement
 from rerank.errors import ConfigError, ModelError
+from rerank.ranking import Ranking, ScoreKind
+from rerank.reranking import Rerank
 from rerank.runtime import Runtime
 
 ODD_PAIRS = [
@@ -32,6 +37,12 @@ ODD_PAIRS = [
     ("sun " * 900, "moon " * 900),
     ("star", "the " * 20_000),
     ("star", "!!! ... ,,,"),
+]
+
+SEVERAL_LAYERS = [
+    {"out": 24, "bias": True, "use_residual": True, "activation": "activation.ReLU"},
+    {"out": 24, "use_residual": True},
+    {},
 ]
 
 
@@ -60,9 +71,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "pylate, not expanding": lambda path: write_pylate(path, {"do_query_expansion": False}),
         "pylate, nothing skipped": lambda path: write_pylate(path, {"skiplist_words": []}),
         "pylate, several layers": lambda path: write_pylate(
-            path,
-            {"query_prefix": "", "document_prefix": ""},
-            layers=[{"out": 24, "bias": True, "use_residual": True, "activation": "activation.ReLU"}, {"out": 24, "use_residual": True}, {}],
+            path, {"query_prefix": "", "document_prefix": ""}, layers=SEVERAL_LAYERS
         ),
         "multi-vector": write_multi_vector,
         "multi-vector, at least": lambda path: write_multi_vector(path, strategy="min"),
@@ -478,3 +487,73 @@ def test_a_marker_that_is_no_token_of_stanfords_is_the_unknown_one(runtime: Runt
         runtime, str(write_stanford(tmp_path / "m", {"query_token_id": "[Q]"})), dtype="float32"
     )
     assert model.tokenise(["sun"], "query").ids[0][1] == model.tokenizer.unk_token_id
+
+
+# -- the engine ------------------------------------------------------------
+
+
+@pytest.fixture
+def lists() -> Ranking:
+    texts = {f"d{i}": text for i, text in enumerate(some_texts(8))}
+    scores = {docno: 9.0 - i for i, docno in enumerate(texts)}
+    queries = {"q1": "lift of a wing", "q2": "heat of the sun"}
+    return Ranking.of({"q1": scores, "q2": dict(list(scores.items())[:3])}, queries, source=MemoryCorpus(texts))
+
+
+def test_the_engine_scores_every_document_alike_in_any_company(runtime: Runtime, folders: Any, lists: Ranking) -> None:
+    stage = Rerank(LateInteractionEngine(str(folders("pylate")), dtype="float32"), k=None)
+    with runtime:
+        whole = runtime.rank(stage, lists)
+        alone = stage(lists.subset(["q2"]))
+        longer = Rerank(LateInteractionEngine(str(folders("pylate")), dtype="float32", document_tokens=64), k=None)(
+            lists
+        )
+    assert whole.kind == ScoreKind.MAXSIM
+    assert sorted(whole["q1"].docnos) == sorted(lists["q1"].docnos)
+    assert [hit.docno for hit in alone["q2"]] == [hit.docno for hit in whole["q2"]]
+    assert [hit.score for hit in alone["q2"]] == pytest.approx([hit.score for hit in whole["q2"]], abs=1e-5)
+    assert runtime.stats[0].counts["truncated documents"] > 0
+    assert [hit.score for hit in longer["q1"]] != [hit.score for hit in whole["q1"]]
+
+
+def test_the_engine_takes_no_prompt(folders: Any, lists: Ranking) -> None:
+    with pytest.raises(ConfigError, match="late_interaction: takes no prompt, but 'yes-no' is given"):
+        Rerank(LateInteractionEngine(str(folders("pylate"))), prompt="yes-no")(lists)
+
+
+@pytest.mark.parametrize("layout", ["stanford", "pylate", "multi-vector"])
+def test_what_a_run_would_ask_is_counted_without_weights(runtime: Runtime, folders: Any, layout: str) -> None:
+    meter = LateInteractionEngine(str(folders(layout)), dtype="float32").measure(None, runtime)
+    asked = [Asked("q", "lift", ("d",), (text,)) for text in ("a wing", "the sun " * 20, "a wing")]
+    model = load_late_interaction(runtime, str(folders(layout)), dtype="float32")
+    sizes = model.tokenise([each.documents[0] for each in asked], "document").sizes + 12
+    assert [size.tokens for size in meter.sizes(asked)] == sizes.tolist()
+    assert [size.shared for size in meter.sizes(asked)] == [0, 12, sizes[2]]
+    assert [size.cut_documents for size in meter.sizes(asked)] == [0, 1, 0]
+    assert meter.work is not None
+    assert meter.work.weights > 0
+
+
+@pytest.mark.needs("peft")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_an_adapter_changes_scores_as_in_its_own_library(runtime: Runtime, folders: Any, tmp_path: Path) -> None:
+    import peft
+    from transformers import AutoModel
+
+    folder, saved = folders("pylate"), tmp_path / "adapter"
+    config = peft.LoraConfig(r=4, target_modules=["query", "value"], init_lora_weights=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        wrapped = peft.get_peft_model(AutoModel.from_pretrained(folder), config)
+    wrapped.save_pretrained(saved)
+    plain = load_late_interaction(runtime, str(folder), dtype="float32")
+    model = load_late_interaction(runtime, str(folder), dtype="float32", adapter=str(saved))
+    pairs = some_pairs(10)
+    before = plain.pairs(pairs)
+    found = model.document_vectors(["the boundary layer"])[0]
+    ids = torch.from_numpy(model.tokenise(["the boundary layer"], "document").ids[0]).long()[None]
+    with torch.inference_mode():
+        states = wrapped.eval()(input_ids=ids).last_hidden_state[0] @ matrix(WIDTH, 32, seed=WIDTH).T
+    assert found == near(torch.nn.functional.normalize(states, dim=-1))
+    assert np.abs(model.pairs(pairs) - before).max() > 1e-3
+    assert plain.pairs(pairs) == near(before)

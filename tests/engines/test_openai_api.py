@@ -408,6 +408,15 @@ def test_a_server_that_does_not_echo_is_told_apart(
         ask(server, runtime, "query-likelihood", "text", tokenizer=tokenizer_folder)
 
 
+@pytest.mark.needs("transformers")
+def test_a_server_that_takes_no_token_ids_is_told_apart(
+    server: LocalServer, runtime: Runtime, tokenizer_folder: str
+) -> None:
+    server.app = lambda seen: Reply({"detail": "prompt must be a string."}, 400)
+    with pytest.raises(ServerError, match="takes no token ids is asked without `tokenizer`"):
+        ask(server, runtime, "yes-no", "text", tokenizer=tokenizer_folder)
+
+
 def test_a_tokenizer_that_is_not_there_is_told(server: LocalServer, runtime: Runtime, tmp_path: Path) -> None:
     (tmp_path / "tokenizer").mkdir()
     with pytest.raises((ModelError, MissingExtraError)):

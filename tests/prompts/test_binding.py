@@ -503,23 +503,23 @@ def test_unfinished_reasoning_is_closed_and_the_labels_asked_for(bound):
     request = prompt.request("a", ["b"], 4000)
     assert (request.verb, request.continuations) == ("generate", ())
     trace = prompt.tokenizer("The passage says", add_special_tokens=False)["input_ids"]
-    asked = prompt.finish(request, trace, 1)
+    asked = prompt.finish(request, trace)
     assert prompt.tokenizer.decode(asked.tokens).endswith("<think>The passage says\n</think>")
     assert asked.verb == "choices"
     assert [prompt.tokenizer.decode(ids) for ids in asked.continuations] == [" true", " false"]
     assert prompt.answer([1.0, 1.0], 1) == (0.5,)
     finished = prompt.tokenizer("done</think>", add_special_tokens=False)["input_ids"]
-    assert prompt.tokenizer.decode(prompt.finish(request, finished, 1).tokens).endswith("<think>done</think>")
+    assert prompt.tokenizer.decode(prompt.finish(request, finished).tokens).endswith("<think>done</think>")
 
 
 def test_unfinished_reasoning_about_a_group_is_closed_and_goes_on(bound):
     prompt = bound("rank-r1", "chat")
     request = prompt.request("a", ["b", "c"], 4000)
-    asked = prompt.finish(request, request.tokens[:3], 2)
+    asked = prompt.finish(request, request.tokens[:3])
     assert asked.verb == "generate"
     assert asked.tokens[-len(prompt.closing) :] == prompt.closing
     with pytest.raises(DataError, match="'order' has no reasoning to finish"):
-        bound("order", "chat").finish(request, [], 2)
+        bound("order", "chat").finish(request, [])
 
 
 def test_a_prompt_without_a_model_is_shown_as_turns():
