@@ -34,10 +34,13 @@ pip_install() {
     --constraint "$root/scripts/constraints.txt" "$@"
 }
 
-# need_environment EXTRA DOWNLOAD: the project with that extra; `all` brings the development tools too.
+# need_environment EXTRA DOWNLOAD [GROUP...]: the project with that extra and those dependency groups of pyproject.toml.
 # DOWNLOAD says what that fetches.
 need_environment() {
-  local extra=$1 download=$2 python=$venv/bin/python stamp=$venv/made-for-$1 wanted
+  local extra=$1 download=$2 python=$venv/bin/python wanted
+  shift 2
+  local groups=$*
+  local stamp=$venv/made-for-$extra${groups:+-${groups// /-}}
   if ! is_usable "$python"; then
     python=$(find_python)
     say "Making the environment .venv with $("$python" --version)."
@@ -62,12 +65,11 @@ PYTHON
   fi
   rm -f "$stamp"
   pip_install hatchling editables
-  if [ "$extra" = all ]; then
-    "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]["dev"], sep="\n")' \
-      > "$venv/dev-requirements.txt"
-    pip_install --no-build-isolation --editable ".[$extra]" --requirement "$venv/dev-requirements.txt"
-  else
-    pip_install --no-build-isolation --editable ".[$extra]"
-  fi
+  "$python" - "$@" > "$venv/more-requirements.txt" <<'PYTHON'
+import sys, tomllib
+groups = tomllib.load(open("pyproject.toml", "rb"))["dependency-groups"]
+print(*(line for name in sys.argv[1:] for line in groups[name]), sep="\n")
+PYTHON
+  pip_install --no-build-isolation --editable ".[$extra]" --requirement "$venv/more-requirements.txt"
   printf '%s\n' "$wanted" > "$stamp"
 }

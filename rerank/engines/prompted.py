@@ -362,19 +362,19 @@ class _Prompted:
             return self._model.likelihood(requests, runtime.count, runtime.requests)
         if self._bound.closing:
             return self._reasoned(requests, runtime)
-        return [each.text for each in self._written(requests, runtime)]
+        return [each.text for each in self._written(requests, self._sampling, runtime)]
 
-    def _written(self, requests: Sequence[PromptRequest], runtime: Runtime) -> list[Generated]:
+    def _written(self, requests: Sequence[PromptRequest], sampling: Sampling, runtime: Runtime) -> list[Generated]:
         """What the model writes as answers."""
-        written = self._model.generate(requests, self._sampling, runtime.count, runtime.requests)
+        written = self._model.generate(requests, sampling, runtime.count, runtime.requests)
         runtime.count("unfinished answers", sum(each.finish == "length" for each in written))
         return written
 
     def _reasoned(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
         """Answers after reasoning, which is closed by force where its budget was too small."""
-        bound, chooses = self._bound, self._bound.chooses_at_the_end
-        stop = (*self._sampling.stop, "</think>") if chooses else self._sampling.stop
-        thinking = replace(self._sampling, max_tokens=_budget(self._sampling), stop=stop)
+        bound, chooses, sampling = self._bound, self._bound.chooses_at_the_end, self._sampling
+        stop = (*sampling.stop, "</think>") if chooses else sampling.stop
+        thinking = replace(sampling, max_tokens=_budget(sampling), stop=stop)
         traces = self._model.generate(requests, thinking, runtime.count, runtime.requests)
         # An answer that was written to its end needs nothing more.
         open_ends = [i for i, trace in enumerate(traces) if chooses or trace.finish == "length"]
@@ -387,7 +387,9 @@ class _Prompted:
         if chooses:
             return self._model.choices(asked, runtime.count, runtime.requests)
         texts = [trace.text for trace in traces]
-        for i, was_closed, rest in zip(open_ends, closed, self._written(asked, runtime), strict=True):
+        if "<answer>" in bound.prompt.closing:
+            sampling = replace(sampling, stop=(*sampling.stop, "</answer>"))
+        for i, was_closed, rest in zip(open_ends, closed, self._written(asked, sampling, runtime), strict=True):
             texts[i] += (bound.prompt.closing if was_closed else "") + rest.text
         return texts
 

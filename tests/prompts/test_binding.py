@@ -341,7 +341,8 @@ def test_likelihood_asks_for_the_querys_own_tokens(bound):
     found = prompt.request("which wing?", ["It makes lift."], 4000)
     (target,) = found.continuations
     assert prompt.tokenizer.decode(target) == " which wing?"
-    assert prompt.tokenizer.decode(found.tokens) == "Passage: It makes lift.\nQuery:"
+    asked = "Passage: It makes lift.\nWrite a question that this passage answers.\nQuestion:"
+    assert prompt.tokenizer.decode(found.tokens) == asked
     assert found.verb == "likelihood"
 
 
