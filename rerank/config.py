@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import textwrap
@@ -222,10 +223,11 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
     bare = _bare(hint)
     if isinstance(bare, type) and issubclass(bare, Part) and value is not None:
         return build_stage(value, tree, key) if bare is Stage else build_part(bare, value, tree, key)
-    if bare == tuple[Stage, ...]:
+    if (kind := _parts(bare)) is not None:
         if not isinstance(value, list):
-            raise tree.error(key, f"expected a list of stages; got {_shown(value)}")
-        return _stages(value, tree, key)
+            raise tree.error(key, f"expected a list of {kind.__name__.lower()}s; got {_shown(value)}")
+        made = build_stage if kind is Stage else functools.partial(build_part, kind)
+        return tuple(made(item, tree, (*key, i)) for i, item in enumerate(value))
     if isinstance(bare, type) and dataclasses.is_dataclass(bare) and value is not None:
         return build(bare, value, tree, key)
     try:
@@ -264,6 +266,13 @@ def _bare(hint: Any) -> Any:
         rest = [part for part in typing.get_args(hint) if part is not type(None)]
         return _bare(rest[0]) if len(rest) == 1 else hint
     return hint
+
+
+def _parts(bare: Any) -> type[Part] | None:
+    """The kind of part that a type is a list of."""
+    kinds = typing.get_args(bare) if typing.get_origin(bare) is tuple else ()
+    many = len(kinds) == 2 and kinds[1] is ... and isinstance(kinds[0], type) and issubclass(kinds[0], Part)
+    return kinds[0] if many else None
 
 
 def _marks(hint: Any) -> list[Any]:
@@ -371,13 +380,11 @@ def object_schema(kind: type) -> dict[str, Any]:
 def _schema_of(hint: Any) -> dict[str, Any]:
     from pydantic import TypeAdapter
 
-    from rerank.stage import Stage
-
     bare = _bare(hint)
     if isinstance(bare, type) and issubclass(bare, Part):
         return {"$ref": f"#/$defs/{bare.__name__.lower()}"}
-    if bare == tuple[Stage, ...]:
-        return {"type": "array", "items": {"$ref": "#/$defs/stage"}}
+    if (kind := _parts(bare)) is not None:
+        return {"type": "array", "items": {"$ref": f"#/$defs/{kind.__name__.lower()}"}}
     if isinstance(bare, type) and dataclasses.is_dataclass(bare):
         return object_schema(bare)
     return TypeAdapter(hint).json_schema()

@@ -56,11 +56,35 @@ BUILT_IN: dict[str, str] = {
     "openai": "rerank.engines.openai_api:OpenAIEngine",
     "remote": "rerank.engines.remote:RemoteEngine",
     "fake": "rerank.engines.fake:FakeEngine",
+    # rewards: what an answer is worth in reinforcement learning
+    "weighted": "rerank.train.rewards:WeightedReward",
+    "format": "rerank.train.rewards:FormatReward",
+    "exact_pick": "rerank.train.rewards:ExactPickReward",
+    "ndcg": "rerank.train.rewards:NDCGReward",
+    "improvement": "rerank.train.rewards:ImprovementReward",
+    "recall": "rerank.train.rewards:RecallReward",
+    "reciprocal_rank": "rerank.train.rewards:ReciprocalRankReward",
+    "rbo": "rerank.train.rewards:RBOReward",
+    "alignment": "rerank.train.rewards:AlignmentReward",
+    # losses: how far scores are from labels
+    "bce": "rerank.train.losses:BCELoss",
+    "mse": "rerank.train.losses:MSELoss",
+    "ranknet": "rerank.train.losses:RankNetLoss",
+    "hinge": "rerank.train.losses:HingeLoss",
+    "margin_mse": "rerank.train.losses:MarginMSELoss",
+    "softmax": "rerank.train.losses:SoftmaxLoss",
+    "listnet": "rerank.train.losses:ListNetLoss",
+    "kl": "rerank.train.losses:KLLoss",
+    "listmle": "rerank.train.losses:ListMLELoss",
+    "rank_distil": "rerank.train.losses:RankDistilLoss",
+    "adr_mse": "rerank.train.losses:ADRMSELoss",
+    "approx_ndcg": "rerank.train.losses:ApproxNDCGLoss",
+    "lambda_loss": "rerank.train.losses:LambdaLoss",
 }
 
 
 class Part:
-    """Base of what is written by a registered name: stages, rules, engines; each a frozen dataclass of its kind."""
+    """Base of what is written by a registered name: stages, rules, engines, rewards, losses; frozen dataclasses."""
 
     @property
     def label(self) -> str:

@@ -226,9 +226,12 @@ class Reranker:
     async def arank(self, query: str, docs: Iterable[Doc], k: int | None = None) -> RankedDocs:
         """As `rank`, without holding up the event loop; what is asked side by side is computed together.
 
-        One thread of the reranker's own works, because models compute in the thread that calls them; whatever waits
-        when it comes free goes forward in one batch, from any event loop, rules and pipelines of every kind alike.
-        Who stops waiting is left out of the next batch.  A list that fails, fails alone.
+        Whatever waits when the reranker comes free goes forward in one batch, from any event loop.  Who stops waiting
+        before that is left out; a list that fails, fails alone.
+
+        One thread does the work: models compute in the thread that calls them, and a stage may be any pipeline.  (A
+        `rerank.engines.scheduler.Pump` would let a list join between the waves of others, but drives rules alone, so it
+        is for servers of one stage.)
         """
         _check_k(k)
         future: Future[RankedDocs] = Future()

@@ -119,7 +119,7 @@ class Runtime:
         device: str = "auto",
         threads: int | None = None,
         progress: bool | None = None,
-        capacity: int = 8,
+        capacity: int = 32,
         cache: bool = True,
     ) -> None:
         self.home = Path(home) if home is not None else cache_home()

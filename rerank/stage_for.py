@@ -45,6 +45,14 @@ _LIBRARY_CLASSES: dict[str, Kind] = {
     "SentenceTransformer": "dense",
 }
 """What sentence-transformers and PyLate write into the folders that they save."""
+_PROMPTS = {
+    "setwise": "pick",
+    "listwise": "order",
+    "groupwise": "group-scores",
+    "pairwise": "pair",
+    "tournament": "order",
+}
+"""The prompt for a rule that compares documents; others score them one by one."""
 
 
 def stage_for(
@@ -60,8 +68,8 @@ def stage_for(
 
     A sequence classifier is a cross-encoder; a ColBERT folder scores by late interaction; an encoder of texts by its
     vectors (`Rescore`).  A language model whose published name a prompt knows (`source.names`) is asked by that prompt;
-    any other yes or no of each document (`yes-no`), or, without a chat template, how likely it makes the query.  A
-    folder with a LoRA adapter is used on the base model that it names.
+    any other as the rule wants it, without a rule yes or no of each document (`yes-no`), or, without a chat template,
+    how likely it makes the query.  A folder with a LoRA adapter is used on the base model that it names.
 
     Args:
         model: a catalogue name, a folder, a hub id, the http(s) address of a server that reranks, a pipeline's YAML
@@ -103,7 +111,7 @@ def stage_for(
         logger.info("model %s: an encoder; lists are ordered by the similarity of its vectors", name)
         return Rescore(model, revision, dtype=dtype)
     if kind in ("causal_lm", "encoder_decoder"):
-        prompt = prompt or _usual_prompt(name, found.path, kind)
+        prompt = prompt or _usual_prompt(name, found.path, kind, rule)
     stage = rerank_stage(_engine(kind, model, options), rule, prompt)
     logger.info("model %s: %r", name, stage)
     return stage
@@ -210,7 +218,7 @@ def _base_model(folder: Path) -> str | None:
     return str(base)
 
 
-def _usual_prompt(name: str, folder: Path, kind: Kind) -> str:
+def _usual_prompt(name: str, folder: Path, kind: Kind, rule: Rule | None) -> str:
     """The prompt for a language model that none was given for."""
     said = str(_read(folder / "config.json", name).get("_name_or_path") or "")
     called = {Path(each).name.casefold() for each in (name, said) if each}
@@ -223,7 +231,9 @@ def _usual_prompt(name: str, folder: Path, kind: Kind) -> str:
         raise ConfigError(
             f"model {name!r} is an encoder-decoder of no known family; say how it is asked: prompt='monot5'"
         )
-    chosen = "yes-no" if _has_chat_template(folder, name) else "query-likelihood"
+    chosen = "yes-no" if rule is None else _PROMPTS.get(rule.label, "yes-no")
+    if chosen == "yes-no" and not _has_chat_template(folder, name):
+        chosen = "query-likelihood"
     logger.warning(
         "model %s: a language model of no known family of rerankers, asked by the prompt %r; another can be given "
         "(rerank prompts list)", name, chosen,

@@ -22,6 +22,7 @@ from rerank.config import (
     stage_tree,
     to_yaml,
 )
+from rerank.engines.engine import Engine
 from rerank.errors import ConfigError, PipelineError, RerankError, UnknownNameError
 from rerank.ranking import Ranking
 from rerank.resources import shipped
@@ -30,6 +31,7 @@ from rerank.retrieve.bm25 import BM25
 from rerank.retrieve.candidates import Candidates
 from rerank.retrieve.fusion import RRF
 from rerank.retrieve.select import Exclude, Filter
+from rerank.rules.rule import Rule
 from rerank.runtime import Runtime
 from rerank.stage import Concatenation, Cut, Intersection, Normalise, Pipeline, Stage, Union, WeightedSum, apply
 from rerank.yamlfile import dump_yaml, parse_yaml
@@ -97,6 +99,8 @@ def test_what_is_written_fits_the_json_schema(stage: Stage) -> None:
 
 
 SCHEMA = schema()
+PARTS = [name for kind in (Stage, Rule, Engine) for name in registry.names_of(kind)]
+"""What a pipeline is made of; training has parts of its own."""
 
 
 @pytest.mark.parametrize(
@@ -388,7 +392,7 @@ def test_a_fingerprint_follows_the_content_of_folders(tmp_path: Path) -> None:
 def test_the_schema_is_one_and_knows_every_part_with_its_words() -> None:
     jsonschema = pytest.importorskip("jsonschema")
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
-    assert {*registry.BUILT_IN, "stage", "rule", "engine"} == set(SCHEMA["$defs"])
+    assert {*PARTS, "stage", "rule", "engine"} == set(SCHEMA["$defs"])
     bm25 = SCHEMA["$defs"]["bm25"]
     assert bm25["description"].startswith("The `k` documents")
     assert bm25["properties"]["k"] == {
@@ -425,6 +429,6 @@ def test_the_schema_refuses_what_the_reader_refuses(text: str) -> None:
 
 
 def test_every_option_of_every_stage_is_in_the_schema() -> None:
-    for name in registry.BUILT_IN:
+    for name in PARTS:
         fields = {field.name for field in dataclasses.fields(registry.lookup(name))}
         assert set(SCHEMA["$defs"][name]["properties"]) == fields

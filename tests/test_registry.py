@@ -40,7 +40,7 @@ def test_every_built_in_name_is_a_frozen_dataclass_that_knows_its_name(name: str
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_and_all_names() -> None:
-    with pytest.raises(UnknownNameError, match=r"nothing is called 'bm52'; did you mean 'bm25'\?; known: bm25, "):
+    with pytest.raises(UnknownNameError, match=r"nothing is called 'bm52'; did you mean 'bm25'\?; known: .*bm25, "):
         registry.lookup("bm52")
 
 

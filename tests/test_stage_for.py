@@ -130,6 +130,15 @@ def test_a_language_model_without_a_chat_template_is_asked_for_the_querys_likeli
     assert stage_for(model) == Rerank(CausalLMEngine(model), prompt="query-likelihood", k=None)
 
 
+@pytest.mark.parametrize("name", ["setwise", "listwise", "groupwise", "pairwise", "tournament"])
+def test_a_rule_without_a_prompt_gets_one_that_shows_enough(tmp_path: Path, name: str) -> None:
+    stage = stage_for(write(tmp_path / "model", DECODER), rule=name)
+    assert isinstance(stage, Rerank)
+    most = load_prompt(str(stage.prompt)).most_documents
+    assert stage.rule.label == name
+    assert most is None or most >= stage.rule.largest_group
+
+
 def test_a_given_prompt_brings_its_rule_and_a_given_rule_stands(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

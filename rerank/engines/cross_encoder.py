@@ -93,7 +93,8 @@ class CrossEncoder(Scorer):
 
     def __init__(self, folder: ModelFolder, *, device: str, threads: int, n_labels: int | None = None) -> None:
         """The classifier in `folder`; its head has `n_labels` where an adapter brings another than the folder's."""
-        _refuse_other_modules(folder)
+        if n_labels is None:
+            _refuse_other_modules(folder)
         self._n_labels = n_labels
         self._head: Head | None = None
         super().__init__(folder, device=device, threads=threads)

@@ -152,6 +152,8 @@ def writing_prompt(engine: Engine, name: str, sampling: Sampling, n_texts: int) 
     prompt = load_prompt(name)
     if prompt.shows_documents:
         raise ConfigError(f"the prompt {name!r} shows documents and scores them; about queries write hyde, reason, ...")
+    if sampling.samples > 1:
+        raise ConfigError(f"{engine.label}: sampling.samples averages scores; for several texts a query give n_texts")
     if n_texts > 1 and not sampling.temperature:
         raise ConfigError(
             f"{engine.label}: {n_texts} texts a query would all be the same; give sampling: {{temperature: 0.7}}"

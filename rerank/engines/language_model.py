@@ -71,10 +71,9 @@ class Sampling:
     """
 
     max_tokens: int = 256
-    """What is generated at most: of an answer where there is a budget for the reasoning before it, else of both."""
+    """What is generated at most; an answer that comes after reasoning was closed by force has as many of its own."""
     thinking_tokens: int | None = None
-    """What reasoning may take, in prompts that say how to close it; it is closed by force then, so that the answer can
-    be read.  None: `max_tokens`, before as many for the answer."""
+    """What is generated before reasoning is closed by force, where a prompt has `closing`; None: `max_tokens`."""
     temperature: float = 0.0
     """0 takes the likeliest token; above, tokens are drawn."""
     top_p: float = 1.0

@@ -40,6 +40,7 @@ from rerank.engines.http_client import (
 from rerank.engines.language_model import Sampling
 from rerank.engines.meter import CHARACTERS_OF_A_TOKEN, Meter, Size, answer_form, by_prompt
 from rerank.engines.passages import Passages, Span, token_passages, word_passages
+from rerank.engines.samples import averaged
 from rerank.errors import ConfigError, ModelError
 from rerank.extras import need
 from rerank.ranking import ScoreKind
@@ -131,6 +132,11 @@ class OpenAIEngine(Engine):
         check_limits(self.label, self.max_concurrent, self.timeout_seconds, self.expiry_days)
         if self.max_tokens < 1:
             raise ConfigError(f"openai: max_tokens is {self.max_tokens}, at least 1 is needed")
+        if self.sampling.thinking_tokens is not None:
+            raise ConfigError(
+                "openai: sampling.thinking_tokens is for models on this machine; servers have options of their own for "
+                "how long is reasoned, which extra_body takes"
+            )
         self.extra()
 
     def extra(self) -> dict[str, Any]:
@@ -145,7 +151,8 @@ class OpenAIEngine(Engine):
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The server with the prompt, as texts or bound to the tokenizer; nothing is sent yet."""
-        return self._served(prompt, runtime)
+        samples = self.sampling.each() if self._needed(prompt).verb == "generate" else [self.sampling]
+        return averaged([replace(self, sampling=sampling)._served(prompt, runtime, self) for sampling in samples])
 
     def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
         """The server; each text of a query has a seed of its own: `sampling.seed` and those after it."""
@@ -157,7 +164,7 @@ class OpenAIEngine(Engine):
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the tokenizer, where it is given; else by the estimate that texts are cut by."""
         form = self._form(self._needed(prompt), runtime)
-        written = self.sampling.max_tokens if form.prompt.verb == "generate" else 1
+        written = self.sampling.samples * self.sampling.max_tokens if form.prompt.verb == "generate" else 1
         return replace(form.meter(written), price=self.price)
 
     def _needed(self, name: str | None) -> Prompt:

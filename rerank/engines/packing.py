@@ -14,12 +14,15 @@ import contextvars
 import importlib.util
 import inspect
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from rerank.engines.products import products_beat_fused_attention
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,11 @@ MOST_NOISE = {"float32": 1e-4, "bfloat16": 0.3, "float16": 0.05}
 """Never more than this: a token that sees its neighbours is farther off."""
 MAX_PROBED_WINDOW = 512
 """Attention windows up to this many tokens are tried at load; sequences beyond a wider one are not packed."""
+_SCORES_AT_ONCE = 1 << 19
+"""Attention scores that are held together where they are written out: with these, a core's cache is about full."""
+_PRODUCTS_PAY = (48 * 48, 1 << 22)
+"""Scores of heads that share keys, from and up to which two products are faster than fused attention: see
+`rerank.engines.products`.  Fewer are not worth the calls, more would take much memory."""
 
 
 class Block(NamedTuple):
@@ -66,6 +74,8 @@ class Pack:
         self.starts = np.concatenate(([0], np.cumsum(self.lengths)[:-1])).astype(np.int64)
         self.blocks: list[Block] = []
         self._masks: dict[tuple[int, int, bool, int | None], Any] = {}
+        self._biases: dict[tuple[int, int, bool, int | None], Any] = {}
+        self._rooms: dict[Any, Any] = {}
         self._varlen: _Varlen | None = None
         spans: list[tuple[tuple[int, int], ...]] = []
         offsets: list[int] = []
@@ -98,20 +108,36 @@ class Pack:
 
     def mask(self, block: Block, *, causal: bool, window: int | None, device: Any) -> Any:
         """bool [length, offset + length]: which tokens a block's tokens see; None: all that `causal` lets them."""
-        import torch
-
         length, seen = block.length, block.offset + block.length
         narrow = window is not None and window < seen
         if not narrow and not (causal and block.offset):
             return None
         key = (length, block.offset, causal, window if narrow else None)
         if key not in self._masks:
-            behind = torch.arange(block.offset, seen, device=device)[:, None] - torch.arange(seen, device=device)[None]
-            mask = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
-            if narrow:
-                mask &= behind.abs() < window
-            self._masks[key] = mask
+            self._masks[key] = _seen(length, seen, causal=causal, window=window, device=device)
         return self._masks[key]
+
+    def bias(self, block: Block, *, causal: bool, window: int | None, device: Any) -> Any:
+        """float32 [length, offset + length]: 0 for what a block's tokens see, else -inf; None: they see everything."""
+        import torch
+
+        length, seen = block.length, block.offset + block.length
+        if not causal and (window is None or window >= seen):
+            return None
+        key = (length, block.offset, causal, window)
+        if key not in self._biases:
+            mask = _seen(length, seen, causal=causal, window=window, device=device)
+            self._biases[key] = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
+        return self._biases[key]
+
+    def room(self, shape: tuple[int, ...], dtype: Any, device: Any) -> Any:
+        """A tensor of that shape and type that holds anything: the same memory for all calls, which need no new one."""
+        import torch
+
+        n = math.prod(shape)
+        if dtype not in self._rooms or len(self._rooms[dtype]) < n:
+            self._rooms[dtype] = torch.empty(n, dtype=dtype, device=device)
+        return self._rooms[dtype][:n].view(shape)
 
     def varlen(self, device: Any) -> _Varlen:
         """What kernels for sequences of different lengths want to know."""
@@ -137,6 +163,15 @@ class Pack:
 
             self._varlen = _Varlen(ends(self.lengths), ends(seen), int(self.lengths.max()), int(seen.max()), index)
         return self._varlen
+
+
+def _seen(length: int, seen: int, *, causal: bool, window: int | None, device: Any) -> Any:
+    """bool [length, seen]: which of `seen` tokens each of the last `length` ones sees."""
+    import torch
+
+    behind = torch.arange(seen - length, seen, device=device)[:, None] - torch.arange(seen, device=device)[None]
+    mask = behind >= 0 if causal else torch.ones_like(behind, dtype=torch.bool)
+    return mask if window is None else mask & (behind.abs() < window)
 
 
 class _Varlen(NamedTuple):
@@ -171,19 +206,26 @@ def packed_attention(
     causal = bool(module.is_causal if is_causal is None else is_causal)
     if query.is_cuda and query.dtype != torch.float32 and softcap is None and _has_varlen():
         return _varlen_attention(pack, query, key, value, scaling, sliding_window, causal=causal), None
+    bfloat16 = query.dtype == torch.bfloat16 and query.device.type == "cpu"
+    fewest, most = _PRODUCTS_PAY if bfloat16 and products_beat_fused_attention() else (0, -1)
+    learns = torch.is_grad_enabled() and query.requires_grad
     outputs = []
     for block in pack.blocks:
         q, k, v = (_rows(tensor, block) for tensor in (query, key, value))
         if block.before:
             k, v = (_continued(whole, own, block) for whole, own in ((key, k), (value, v)))
-        mask = pack.mask(block, causal=causal, window=sliding_window, device=query.device)
-        only_causal = causal and mask is None
-        if softcap is None:
-            output = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=only_causal, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
-            )
+        seen = {"causal": causal, "window": sliding_window, "device": query.device}
+        written = fewest <= k.shape[2] * block.length * q.shape[1] // k.shape[1] <= most
+        if (softcap is not None or written) and learns:
+            output = _with_gradients(q, k, v, pack.bias(block, **seen), scaling, softcap)
+        elif softcap is not None or written:
+            output = _by_products(pack, q, k, v, pack.bias(block, **seen), scaling, softcap)
         else:
-            output = _softcapped(q, k, v, mask, scaling, softcap, causal=only_causal)
+            mask = pack.mask(block, **seen)
+            output = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=causal and mask is None, scale=scaling,
+                enable_gqa=q.shape[1] != k.shape[1],
+            )  # fmt: skip
         outputs.append(output.transpose(1, 2).reshape(block.repeats * block.length, query.shape[1], -1))
     return torch.cat(outputs).unsqueeze(0), None
 
@@ -203,22 +245,57 @@ def _continued(whole: Any, own: Any, block: Block) -> Any:
     return torch.cat((*before, own), dim=2)
 
 
-def _softcapped(q: Any, k: Any, v: Any, mask: Any, scale: float | None, softcap: float, *, causal: bool) -> Any:
-    """Attention as two matrix products with what no kernel does between them, in float32."""
+def _by_products(pack: Pack, q: Any, k: Any, v: Any, bias: Any, scale: float | None, softcap: float | None) -> Any:
+    """Attention as two matrix products, with what lies between them in float32, as many heads at a time as cache holds.
+
+    Args:
+        pack: gives the room for scores.
+        q: [n, heads, length, d].
+        k: [n, fewer or as many heads, seen, d].
+        v: like `k`.
+        bias: float32 [length, seen], added to scores.
+        scale: of the scores.
+        softcap: what scores are bent to stay below.
+    """
     import torch
 
-    _, heads, length, width = q.shape
-    shared = heads // k.shape[1]
+    n, heads, length, width = q.shape
+    products, seen = n * k.shape[1], k.shape[2]
     # Heads that share keys are rows of one product.
-    scores = q.reshape(q.shape[0], k.shape[1], shared * length, width) @ k.transpose(2, 3)
-    scores = scores.float() * (width**-0.5 if scale is None else scale)
-    scores = (torch.tanh(scores / softcap) * softcap).unflatten(2, (shared, length))
-    if causal:
-        mask = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
-    if mask is not None:
-        scores.masked_fill_(~mask, -torch.inf)
-    weights = scores.softmax(-1).to(v.dtype).flatten(2, 3)
-    return (weights @ v).unflatten(2, (shared, length)).flatten(1, 2)
+    rows = heads // k.shape[1] * length
+    q = (q * (width**-0.5 if scale is None else scale)).reshape(products, rows, width)
+    k = k.reshape(products, seen, width).transpose(1, 2)
+    v = v.reshape(products, seen, v.shape[-1])
+    output = q.new_empty(products, rows, v.shape[-1])
+    together = max(1, _SCORES_AT_ONCE // (rows * seen))
+    for start in range(0, products, together):
+        some = slice(start, start + together)
+        shape = (min(together, products - start), rows, seen)
+        weights, scores = (pack.room(shape, dtype, q.device) for dtype in (q.dtype, torch.float32))
+        torch.bmm(q[some], k[some], out=weights)
+        scores.copy_(weights)
+        if softcap is not None:
+            scores.div_(softcap).tanh_().mul_(softcap)
+        if bias is not None:
+            scores.view(-1, length, seen).add_(bias)
+        torch.softmax(scores, -1, out=scores)
+        weights.copy_(scores)
+        torch.bmm(weights, v[some], out=output[some])
+    return output.view(n, heads, length, -1)
+
+
+def _with_gradients(q: Any, k: Any, v: Any, bias: Any, scale: float | None, softcap: float | None) -> Any:
+    """What `_by_products` gives, in tensors of its own, through which gradients flow; arguments as there."""
+    n, heads, length, width = q.shape
+    products, rows = n * k.shape[1], heads // k.shape[1] * length
+    q = (q * (width**-0.5 if scale is None else scale)).reshape(products, rows, width)
+    k, v = (tensor.reshape(products, tensor.shape[2], tensor.shape[3]) for tensor in (k, v))
+    scores = (q @ k.transpose(1, 2)).float()
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    if bias is not None:
+        scores = (scores.view(products, -1, length, k.shape[1]) + bias).view(products, rows, -1)
+    return (scores.softmax(-1).to(v.dtype) @ v).view(n, heads, length, -1)
 
 
 def _has_varlen() -> bool:

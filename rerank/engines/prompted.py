@@ -151,7 +151,13 @@ class PromptedEngine(Engine):
             return by_characters(name, generated=generated, remark=str(error))
         bound, work = loaded.bind(model.tokenizer), work_of(model, self.dtype, runtime.device)
         limit = model.limit - (0 if self.is_seq2seq else _room(bound, self.sampling))
-        return by_prompt(bound, min(self.max_tokens, limit), generated=_most_written(bound, self.sampling), work=work)
+        return by_prompt(
+            bound,
+            min(self.max_tokens, limit),
+            generated=_most_written(bound, self.sampling),
+            samples=self.sampling.samples if loaded.verb == "generate" else 1,
+            work=work,
+        )
 
     def writer(self, prompt: str, n_texts: int, runtime: Runtime) -> Writer:
         """The loaded model; each text of a query has a seed of its own: `sampling.seed` and those after it."""
@@ -360,7 +366,7 @@ class _Prompted:
             return self._model.choices(requests, runtime.count, runtime.requests)
         if verb == "likelihood":
             return self._model.likelihood(requests, runtime.count, runtime.requests)
-        if self._bound.closing:
+        if self._bound.closing and not self._engine.is_seq2seq:
             return self._reasoned(requests, runtime)
         return [each.text for each in self._written(requests, self._sampling, runtime)]
 

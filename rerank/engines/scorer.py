@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATH_VERSION = 1
+PATH_VERSION = 2
 """Raised when the way from a request to its answer changes so that stored answers no longer fit."""
 _BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}
 """Tokens of a batch: more gain nothing on a processor; halved where a device's memory does not hold them."""

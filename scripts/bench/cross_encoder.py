@@ -3,11 +3,11 @@
     python scripts/bench/cross_encoder.py [--data ../shared/data] [--model minilm-l6] [--rounds 5]
 
 The model has the encoder's weights and a seeded head of one label.  Texts are the queries and BM25 candidates of
-trec-dl-2019 (`dl-2019`: mean 92 tokens, p95 161), or three fifths of them and two fifths abstracts of Cranfield (`mix`:
-mean 143, p95 354); both sides cut at the model's length.  In float32 the logits must be equal to 1e-5.  The peaks are
+trec-dl-2019 (`dl-2019`: mean 95 tokens, p95 161), or three fifths of them and two fifths abstracts of Cranfield (`mix`:
+mean 143, p95 350); both sides cut at the model's length.  In float32 the logits must be equal to 1e-5.  The peaks are
 products of two square matrices of 2,048 in the type at hand, as torch computes them and, in float32, as oneDNN does,
-which is the faster one where MKL keeps AVX-512 to itself.  Where openvino is installed (`pip install openvino`) there is a
-line for it too, in bfloat16 and in batches sorted by tokens, ours and it against `predict`.
+which is the faster one where MKL keeps AVX-512 to Intel's processors.  Where openvino is installed (`pip install
+openvino`) there is a line for it too: in bfloat16, in batches sorted by tokens, against `predict` in float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import torch  # noqa: E402
 from rerank.data.load import load  # noqa: E402
 from rerank.engines.cross_encoder import CrossEncoder, load_cross_encoder  # noqa: E402
 from rerank.engines.packing import padded_inputs  # noqa: E402
-from rerank.engines.products import onednn_is_faster  # noqa: E402
+from rerank.engines.products import onednn_types  # noqa: E402
 from rerank.engines.scorer import agreement  # noqa: E402
 from rerank.engines.text_model import token_batches  # noqa: E402
 from rerank.models import resolve_model  # noqa: E402
@@ -82,7 +82,7 @@ def peaks(dtype: str) -> dict[str, Callable[[], float]]:
         return 2 * 2048**3 / min(cpu_seconds(product) for _ in range(3))
 
     found = {"torch.mm": lambda: rate(lambda: a @ b)}
-    if dtype == "float32" and onednn_is_faster():
+    if torch.float32 in onednn_types() and dtype == "float32":
         found["oneDNN"] = lambda: rate(lambda: torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], ""))
     return found
 

@@ -72,3 +72,14 @@ def test_verbose_says_what_is_done_and_silence_is_the_default(
 def test_a_traceback_is_shown_on_demand(rerank: Rerank, beir: Path) -> None:
     with pytest.raises(LookupError, match="bm52"):
         rerank("--traceback", "run", "bm52", "--data", beir)
+
+
+def test_a_dry_run_says_what_would_be_asked_and_asks_nothing(rerank: Rerank, beir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "server.yaml"
+    engine = '{openai: {model: m, url: "http://localhost:1/v1", price: {input: 1.0, output: 1.0}}}'
+    path.write_text(f"stages: [bm25, {{rerank: {{engine: {engine}, prompt: yes-no, k: 2}}}}]", encoding="utf-8")
+    called = rerank("run", path, "--data", beir, "--dry-run")
+    assert called.code == 0
+    assert "server: a dry run, nothing was asked of a model" in called.out
+    assert "  calls         5 in 1 wave" in called.out
+    assert "  price         0.0" in called.out

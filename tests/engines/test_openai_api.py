@@ -285,6 +285,18 @@ def test_draws_are_sent_with_their_seed_and_only_then(server: LocalServer, runti
     assert greedy["temperature"] == 0.0
 
 
+def test_samples_are_drawn_with_seeds_of_their_own_and_averaged(server: LocalServer, runtime: Runtime) -> None:
+    server.app = lambda seen: written_reply("[1] > [2]" if seen.body["seed"] == 4 else "[2] > [1]")
+    sampling = Sampling(temperature=0.7, seed=4, samples=4)
+    assert ask(server, runtime, "order", "one", "two", sampling=sampling) == (1.25, 1.75)
+    assert sorted(body["seed"] for body in server.bodies()) == [4, 5, 6, 7]
+
+
+def test_a_budget_for_thinking_is_the_servers_matter(server: LocalServer) -> None:
+    with pytest.raises(ConfigError, match=r"thinking_tokens is for models on this machine; .* extra_body"):
+        engine(server, sampling=Sampling(thinking_tokens=100))
+
+
 # -- token ids ------------------------------------------------------------
 
 

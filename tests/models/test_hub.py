@@ -106,3 +106,16 @@ def test_code_in_the_cache_is_not_used(cached, home):
     (cached / "modules.json").write_text('[{"path": "", "type": "custom.Transformer"}]')
     with pytest.raises(ModelError, match="code of its own"):
         resolve_model("owner/name", home=home)
+
+
+def test_without_weights_only_small_files_are_asked_for(monkeypatch, tmp_path):
+    asked = []
+
+    def snapshot(_, **options):
+        asked.append(options["allow_patterns"])
+        return str(tmp_path / COMMIT)
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    assert download("owner/name", None, weights=False) == (tmp_path / COMMIT, COMMIT)
+    download("owner/name", None)
+    assert [pattern for pattern in asked[1] if pattern not in asked[0]] == ["*.safetensors"]

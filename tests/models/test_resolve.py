@@ -11,6 +11,7 @@ import pytest
 from rerank.errors import ModelError, UnknownNameError
 from rerank.models import ModelFolder, checksums, resolve_model
 from rerank.models import hub as hub_module
+from rerank.models.resolve import locate_model
 from rerank.models.tensors import write_tensors
 
 
@@ -95,6 +96,18 @@ def test_a_hub_model_carries_its_commit(folder, home, monkeypatch):
     monkeypatch.setattr("rerank.models.resolve.download", lambda *_, **__: (folder, "c0ffee"))
     found = resolve_model("owner/name", "main", home=home)
     assert (found.path, found.source, found.revision) == (folder, "hub", "c0ffee")
+
+
+def test_a_model_is_located_without_a_look_at_its_weights(folder, home):
+    (folder / "model.safetensors").unlink()
+    found = locate_model(str(folder), home=home)
+    assert (found.path, found.source, found.revision) == (folder, "folder", None)
+    assert not home.exists()
+
+
+def test_a_catalogue_model_that_is_not_here_is_not_fetched_for_its_configuration(tiny, home):
+    with pytest.raises(ModelError, match="rerank models fetch tiny"):
+        locate_model("tiny", home=home, weights=False)
 
 
 # -- what a folder must have ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pytest
 
 from rerank.errors import ConfigError, UnknownNameError
 from rerank.prompts import Prompt, list_prompts, load_prompt
+from rerank.prompts.layout import plain_text
 from rerank.prompts.prompt import PROFILES, Message, imported_folder, parse_prompt
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -73,7 +74,7 @@ def test_published_wording_that_was_edited_is_refused_with_its_line():
 
 def test_the_fingerprint_is_of_what_is_asked_not_of_what_is_said_about_it():
     prompt = parse_prompt(PLAIN)
-    assert dataclasses.replace(prompt, description="Other.", name="x").fingerprint == prompt.fingerprint
+    assert dataclasses.replace(prompt, description="Other.", name="x", rule="setwise").fingerprint == prompt.fingerprint
     assert dataclasses.replace(prompt, labels=("Yes", "No")).fingerprint != prompt.fingerprint
 
 
@@ -111,6 +112,41 @@ def test_the_fingerprint_is_of_what_is_asked_not_of_what_is_said_about_it():
 def test_what_is_wrong_in_a_file_is_told_with_its_line(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_prompt(text, "p.yaml")
+
+
+WRITING = """\
+description: A test.
+verb: generate
+parser: text
+template: "Write about {query}."
+"""
+
+
+def test_a_prompt_about_the_query_alone_shows_no_documents():
+    prompt = parse_prompt(WRITING)
+    assert (prompt.shows_documents, prompt.most_documents) == (False, 0)
+    assert plain_text(prompt, "wings", []) == "Write about wings."
+    with pytest.raises(ConfigError, match="shows no document at a time; 1 were given"):
+        plain_text(prompt, "wings", ["a document"])
+    with pytest.raises(ConfigError, match=r"parser: text reads what is written about the query; no document"):
+        parse_prompt(WRITING.replace("{query}", "{query} and {document}"), "p.yaml")
+    with pytest.raises(ConfigError, match="the parser text reads answers of generate"):
+        parse_prompt(WRITING.replace("generate", "choices"))
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("yes-no", "pointwise"),
+        ("rankgpt", "listwise"),
+        ("grouprank", "groupwise"),
+        ("rank-r1", "setwise"),
+        ("first", "listwise"),
+        ("pair", "pairwise"),
+    ],
+)
+def test_a_prompt_knows_the_rule_that_it_is_worded_for(name, rule):
+    assert load_prompt(name).usual_rule == rule
 
 
 CHAT = """\

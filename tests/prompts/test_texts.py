@@ -36,7 +36,7 @@ def test_every_prompt_is_shown_as_it_reads(name: str) -> None:
 def test_the_query_of_a_likelihood_stands_apart() -> None:
     request = TextPrompt(load_prompt("query-likelihood")).request("a query", ["text"], 100)
     assert request.target == "a query"
-    assert request.turns[0].content.endswith("Query: ")
+    assert request.turns[0].content.endswith("Question: ")
 
 
 @pytest.mark.parametrize("name", ["yes-no", "order", "rankgpt", "monot5"])
