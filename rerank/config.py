@@ -230,6 +230,10 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
         return tuple(made(item, tree, (*key, i)) for i, item in enumerate(value))
     if isinstance(bare, type) and dataclasses.is_dataclass(bare) and value is not None:
         return build(bare, value, tree, key)
+    if (member := _member(bare)) is not None and value is not None:
+        if not isinstance(value, list):
+            raise tree.error(key, f"expected a list; got {_shown(value)}")
+        return tuple(build(member, item, tree, (*key, i)) for i, item in enumerate(value))
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
         result = adapter.validate_python(_tupled(value), strict=True)
@@ -273,6 +277,15 @@ def _parts(bare: Any) -> type[Part] | None:
     kinds = typing.get_args(bare) if typing.get_origin(bare) is tuple else ()
     many = len(kinds) == 2 and kinds[1] is ... and isinstance(kinds[0], type) and issubclass(kinds[0], Part)
     return kinds[0] if many else None
+
+
+def _member(bare: Any) -> type | None:
+    """The dataclass that a tuple of any length holds, parts aside; None for other types."""
+    if typing.get_origin(bare) is not tuple or typing.get_args(bare)[1:] != (...,):
+        return None
+    member = _bare(typing.get_args(bare)[0])
+    is_plain = isinstance(member, type) and dataclasses.is_dataclass(member) and not issubclass(member, Part)
+    return member if is_plain else None
 
 
 def _marks(hint: Any) -> list[Any]:
@@ -387,6 +400,8 @@ def _schema_of(hint: Any) -> dict[str, Any]:
         return {"type": "array", "items": {"$ref": f"#/$defs/{kind.__name__.lower()}"}}
     if isinstance(bare, type) and dataclasses.is_dataclass(bare):
         return object_schema(bare)
+    if (member := _member(bare)) is not None:
+        return {"type": "array", "items": object_schema(member)}
     return TypeAdapter(hint).json_schema()
 
 

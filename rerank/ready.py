@@ -45,6 +45,33 @@ def pipeline_path(name: str) -> Path:
     return shipped("pipelines") / f"{name}.yaml"
 
 
+def ready_recipes() -> list[str]:
+    """The names of the ready recipes for training.
+
+    >>> "minilm-l6-cross-encoder" in ready_recipes()
+    True
+    """
+    return sorted(path.stem for path in shipped("pipelines/recipes").glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """The file that `name` stands for: a recipe's path, or the name of a ready recipe.
+
+    Raises:
+        UnknownNameError: no ready recipe has that name; the nearest one is given.
+        ConfigError: no such file.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"{name}: no such file; the ready recipes are {', '.join(ready_recipes())}")
+        return path
+    if name not in ready_recipes():
+        hint = nearest(name, ready_recipes()) or f"; the ready ones are {', '.join(ready_recipes())}"
+        raise UnknownNameError(f"no ready recipe and no file is called {name!r}{hint}")
+    return shipped("pipelines/recipes") / f"{name}.yaml"
+
+
 def is_experiment(path: Path) -> bool:
     """Whether a YAML file says an experiment and not a pipeline: it has the key `pipelines`.
 

@@ -56,6 +56,13 @@ BUILT_IN: dict[str, str] = {
     "openai": "rerank.engines.openai_api:OpenAIEngine",
     "remote": "rerank.engines.remote:RemoteEngine",
     "fake": "rerank.engines.fake:FakeEngine",
+    "current": "rerank.train.current:CurrentEngine",
+    # adapters: how a few weights are trained
+    "lora": "rerank.adapters.lora:LoRA",
+    # recipes: how a model is trained
+    "sft": "rerank.train.sft:SFT",
+    "contrastive": "rerank.train.contrastive:Contrastive",
+    "distill": "rerank.train.distill:Distill",
     # rewards: what an answer is worth in reinforcement learning
     "weighted": "rerank.train.rewards:WeightedReward",
     "format": "rerank.train.rewards:FormatReward",

@@ -16,6 +16,7 @@ EXTRAS = {
     "rerank.engines": "torch",
     "rerank.models": "safetensors",
     "rerank.retrieve.dense": "faiss",
+    "rerank.train.losses": "torch",
     "rerank.integrations.haystack": "haystack",
     "rerank.integrations.langchain": "langchain_core",
     "rerank.integrations.llama_index": "llama_index.core",

@@ -38,6 +38,8 @@ MAX_PROBED_WINDOW = 512
 """Attention windows up to this many tokens are tried at load; sequences beyond a wider one are not packed."""
 _SCORES_AT_ONCE = 1 << 19
 """Attention scores that are held together where they are written out: with these, a core's cache is about full."""
+_ROUND = 16
+"""Products have multiples of so many rows and columns: oneDNN compiles and keeps code, a megabyte, for every shape."""
 _PRODUCTS_PAY = (48 * 48, 1 << 22)
 """Scores of heads that share keys, from and up to which two products are faster than fused attention: see
 `rerank.engines.products`.  Fewer are not worth the calls, more would take much memory."""
@@ -118,16 +120,24 @@ class Pack:
         return self._masks[key]
 
     def bias(self, block: Block, *, causal: bool, window: int | None, device: Any) -> Any:
-        """float32 [length, offset + length]: 0 for what a block's tokens see, else -inf; None: they see everything."""
+        """float32 [length or 1, offset + length], both rounded up: 0 for what a block's tokens see, else -inf.
+
+        None: they see everything.  What is behind the last token is seen by none.
+        """
         import torch
 
         length, seen = block.length, block.offset + block.length
-        if not causal and (window is None or window >= seen):
-            return None
         key = (length, block.offset, causal, window)
         if key not in self._biases:
-            mask = _seen(length, seen, causal=causal, window=window, device=device)
-            self._biases[key] = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
+            if causal or (window is not None and window < seen):
+                mask = _seen(length, seen, causal=causal, window=window, device=device)
+                bias = torch.zeros(mask.shape, device=device).masked_fill_(~mask, -torch.inf)
+                bias = torch.nn.functional.pad(bias, (0, 0, 0, _missing(length)))
+            else:
+                bias = torch.zeros(1, seen, device=device) if _missing(seen) else None
+            if bias is not None:
+                bias = torch.nn.functional.pad(bias, (0, _missing(seen)), value=-torch.inf)
+            self._biases[key] = bias
         return self._biases[key]
 
     def room(self, shape: tuple[int, ...], dtype: Any, device: Any) -> Any:
@@ -208,7 +218,7 @@ def packed_attention(
         return _varlen_attention(pack, query, key, value, scaling, sliding_window, causal=causal), None
     bfloat16 = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     fewest, most = _PRODUCTS_PAY if bfloat16 and products_beat_fused_attention() else (0, -1)
-    learns = torch.is_grad_enabled() and query.requires_grad
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (query, key, value))
     outputs = []
     for block in pack.blocks:
         q, k, v = (_rows(tensor, block) for tensor in (query, key, value))
@@ -253,17 +263,21 @@ def _by_products(pack: Pack, q: Any, k: Any, v: Any, bias: Any, scale: float | N
         q: [n, heads, length, d].
         k: [n, fewer or as many heads, seen, d].
         v: like `k`.
-        bias: float32 [length, seen], added to scores.
+        bias: added to scores; of numbers that are rounded up.
         scale: of the scores.
         softcap: what scores are bent to stay below.
     """
     import torch
+    from torch.nn.functional import pad
 
-    n, heads, length, width = q.shape
-    products, seen = n * k.shape[1], k.shape[2]
+    n, heads, own, width = q.shape
+    products = n * k.shape[1]
+    q = pad(q * (width**-0.5 if scale is None else scale), (0, 0, 0, _missing(own)))
+    k, v = (pad(tensor, (0, 0, 0, _missing(k.shape[2]))) for tensor in (k, v))
+    length, seen = q.shape[2], k.shape[2]
     # Heads that share keys are rows of one product.
     rows = heads // k.shape[1] * length
-    q = (q * (width**-0.5 if scale is None else scale)).reshape(products, rows, width)
+    q = q.reshape(products, rows, width)
     k = k.reshape(products, seen, width).transpose(1, 2)
     v = v.reshape(products, seen, v.shape[-1])
     output = q.new_empty(products, rows, v.shape[-1])
@@ -281,21 +295,26 @@ def _by_products(pack: Pack, q: Any, k: Any, v: Any, bias: Any, scale: float | N
         torch.softmax(scores, -1, out=scores)
         weights.copy_(scores)
         torch.bmm(weights, v[some], out=output[some])
-    return output.view(n, heads, length, -1)
+    return output.view(n, heads, length, -1)[:, :, :own]
 
 
 def _with_gradients(q: Any, k: Any, v: Any, bias: Any, scale: float | None, softcap: float | None) -> Any:
     """What `_by_products` gives, in tensors of its own, through which gradients flow; arguments as there."""
     n, heads, length, width = q.shape
-    products, rows = n * k.shape[1], heads // k.shape[1] * length
+    products, rows, seen = n * k.shape[1], heads // k.shape[1] * length, k.shape[2]
     q = (q * (width**-0.5 if scale is None else scale)).reshape(products, rows, width)
-    k, v = (tensor.reshape(products, tensor.shape[2], tensor.shape[3]) for tensor in (k, v))
+    k, v = (tensor.reshape(products, seen, tensor.shape[3]) for tensor in (k, v))
     scores = (q @ k.transpose(1, 2)).float()
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap
     if bias is not None:
-        scores = (scores.view(products, -1, length, k.shape[1]) + bias).view(products, rows, -1)
+        scores = (scores.view(products, -1, length, seen) + bias[:length, :seen]).view(products, rows, -1)
     return (scores.softmax(-1).to(v.dtype) @ v).view(n, heads, length, -1)
+
+
+def _missing(n: int) -> int:
+    """How many of something are missing to a round number."""
+    return -n % _ROUND
 
 
 def _has_varlen() -> bool:

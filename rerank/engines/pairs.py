@@ -40,7 +40,7 @@ class CrossEncoderEngine(Engine):
         refuse_prompt(self, prompt)
         from rerank.engines.cross_encoder import load_cross_encoder
 
-        return _Pairs(load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter))
+        return PairsAsker(load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter))
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
@@ -78,7 +78,7 @@ class LateInteractionEngine(Engine):
         from rerank.engines.late_interaction import load_late_interaction
 
         model = load_late_interaction(runtime, self.model, self.revision, self.dtype, self.adapter)
-        return _Pairs(model, ScoreKind.MAXSIM, self.document_tokens)
+        return PairsAsker(model, ScoreKind.MAXSIM, self.document_tokens)
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
@@ -92,7 +92,7 @@ class LateInteractionEngine(Engine):
         return by_texts(model, work_of(model, self.dtype, runtime.device), self.document_tokens)
 
 
-class _Pairs:
+class PairsAsker:
     most_documents: int | None = 1
 
     def __init__(

@@ -123,7 +123,7 @@ class PromptedEngine(Engine):
             )
         return name
 
-    def _prompted(self, name: str, runtime: Runtime, sampling: Sampling | None = None) -> _Prompted:
+    def _prompted(self, name: str, runtime: Runtime, sampling: Sampling | None = None) -> PromptedAsker:
         from rerank.prompts.prompt import load_prompt
 
         prompt = load_prompt(name)
@@ -131,12 +131,12 @@ class PromptedEngine(Engine):
 
         def bind() -> tuple[BoundPrompt, bool | None]:
             bound = prompt.bind(model.tokenizer)
-            return bound, _Prompted(self, model, bound, self.sampling).order_holds()
+            return bound, PromptedAsker(self, model, bound, self.sampling).order_holds()
 
         bound, holds = runtime.resource(("prompt", prompt.fingerprint, model.key), bind)
         tried = {} if holds is None else {"self-test": "passed" if holds else "failed"}
         runtime.note("prompt", {"name": name, "fingerprint": prompt.fingerprint, **tried})
-        return _Prompted(self, model, bound, sampling or self.sampling)
+        return PromptedAsker(self, model, bound, sampling or self.sampling)
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
@@ -280,14 +280,14 @@ class VLLMEngine(PromptedEngine):
 class _Writing:
     """A language model that writes about queries."""
 
-    def __init__(self, models: Sequence[_Prompted]) -> None:
+    def __init__(self, models: Sequence[PromptedAsker]) -> None:
         self._models = models
 
     def write(self, queries: Sequence[str], runtime: Runtime) -> list[tuple[str, ...]]:
         return list(zip(*(model.texts(queries, runtime) for model in self._models), strict=True))
 
 
-class _Prompted:
+class PromptedAsker:
     """A language model with its prompt."""
 
     kind = ScoreKind.UNKNOWN

@@ -112,6 +112,11 @@ class BoundPrompt:
             )
         return self._labels[key]
 
+    def answer_tokens(self, text: str, n: int) -> tuple[int, ...]:
+        """The token ids of an answer about `n` documents, as they go on from the prompt."""
+        tail = "" if self.prompt.seq2seq else self._layout(n).tail[-16:]
+        return tuple(self._reader.template(text, tail))
+
     def _check_labels(self, n: int) -> None:
         labels = self.prompt.shown_labels(n)
         first: dict[int, str] = {}

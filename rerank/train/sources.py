@@ -341,8 +341,8 @@ def _source(value: Any, tree: Tree, key: Key) -> GroupSource:
     source = _located(build(GroupSource, value, tree, key), tree, key)
     return dataclasses.replace(
         source,
-        data=_beside(source.data, tree, (*key, "data")),
-        candidates=source.candidates and _beside(source.candidates, tree, (*key, "candidates")),
+        data=beside(source.data, tree, (*key, "data")),
+        candidates=source.candidates and beside(source.candidates, tree, (*key, "candidates")),
     )
 
 
@@ -352,7 +352,7 @@ def _located(value: T, tree: Tree, key: Key) -> T:
     for field in dataclasses.fields(value):  # type: ignore[arg-type]
         item, at = getattr(value, field.name), (*key, field.name)
         if isinstance(value, Lists) and field.name == "pipeline" and item:
-            name = _beside(item, tree, at) if Path(item).suffix in (".yaml", ".yml") else item
+            name = beside(item, tree, at) if Path(item).suffix in (".yaml", ".yml") else item
             try:
                 pipeline_path(name)
             except ConfigError as error:
@@ -363,7 +363,7 @@ def _located(value: T, tree: Tree, key: Key) -> T:
     return dataclasses.replace(value, **changes)  # type: ignore[type-var]
 
 
-def _beside(name: str, tree: Tree, key: Key) -> str:
+def beside(name: str, tree: Tree, key: Key) -> str:
     """A path made absolute, where the name is one; a relative one must stay inside the folder of the file."""
     if not name.startswith((".", "/", "~")) and not (tree.folder / name).exists():
         return name

@@ -1,0 +1,327 @@
+"""Recipes: what is trained, on what, how long, and by what it is judged; one YAML file is one recipe.
+
+    name: my-cross-encoder
+    contrastive:
+      engine: {cross_encoder: {model: minilm-l6}}
+      adapter: {lora: {rank: 16}}
+      loss: softmax
+      groups:
+        - {data: beir/nfcorpus, negatives: {pipeline: bm25}}
+      evaluation:
+        on: [{data: beir/nfcorpus, split: dev}]
+        stages: [{bm25: {k: 100}}, {rerank: {engine: current}}]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from rerank.adapters.lora import LoRA
+from rerank.adapters.method import AdapterMethod
+from rerank.config import build, build_part, stage_tree
+from rerank.engines.engine import Engine
+from rerank.errors import ConfigError
+from rerank.evaluation.measures import parse_measures
+from rerank.ready import recipe_path
+from rerank.registry import Part
+from rerank.rules.rule import at_least
+from rerank.stage import Pipeline, Stage
+from rerank.train.sources import GroupSource, beside, sources_from
+from rerank.yamlfile import Key, Tree, dump_yaml, read_yaml
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rerank.runtime import Runtime
+    from rerank.train.students import Batch, Student
+
+R = TypeVar("R", bound="Recipe")
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    """How weights are changed: AdamW, a rate that warms up and falls.
+
+    >>> Optimiser(groups=16, epochs=2).n_steps(100)
+    13
+
+    Raises:
+        ConfigError: numbers that make no sense.
+    """
+
+    learning_rate: float = 2e-4
+    """The highest.  Source: peft's own examples of LoRA; whole models want less, such as 2e-5."""
+    weight_decay: float = 0.01
+    """Source: Loshchilov and Hutter 2019 (AdamW)."""
+    warmup: float = 0.1
+    """The share of all steps in which the rate rises.  Source: sentence-transformers' training examples."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the rate falls after that: to 0 at the last step, or not at all."""
+    clip: float = 1.0
+    """The longest that a step's gradient may be; 0 does not cut it."""
+    groups: int = 16
+    """How many groups a step learns from."""
+    epochs: float = 1.0
+    """How often each group is seen."""
+    steps: int | None = None
+    """How many steps are made, in place of `epochs`."""
+    batch_tokens: int | None = None
+    """How many tokens are computed at once: the rest of a step waits, and the result is the same.  Default as engines
+    do: 4,096 on a processor, 32,768 on an accelerator."""
+
+    def __post_init__(self) -> None:
+        at_least("optimiser", 1, groups=self.groups, steps=self.steps, batch_tokens=self.batch_tokens)
+        shares = 0 <= self.warmup <= 1 and self.learning_rate > 0 and self.weight_decay >= 0
+        if not (shares and self.epochs > 0 and self.clip >= 0):
+            raise ConfigError(
+                f"optimiser: learning_rate {self.learning_rate} and epochs {self.epochs} must be above 0, warmup "
+                f"{self.warmup} from 0 to 1, weight_decay {self.weight_decay} and clip {self.clip} 0 or more"
+            )
+
+    def n_steps(self, n_groups: int) -> int:
+        """How many steps are made with so many groups."""
+        return self.steps or max(1, math.ceil(self.epochs * n_groups / self.groups))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationSet:
+    """Queries that are measured."""
+
+    data: str
+    """The data set: an embedded one, a folder, an id of ir_datasets."""
+    split: str = "dev"
+    """Which of its queries."""
+    candidates: str | None = None
+    """Lists that come with the data, by name, or a run file."""
+    hold_out: int = 0
+    """Only the queries that groups with the same `hold_out` leave out; 0: all."""
+    queries: int | None = None
+    """A seeded sample of so many."""
+
+    def __post_init__(self) -> None:
+        at_least("evaluation", 0, hold_out=self.hold_out)
+        at_least("evaluation", 1, queries=self.queries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """How good the weights are while they are trained: a pipeline with the engine `current`, measured.
+
+    Raises:
+        ConfigError: a measure that there is not, or no stage that asks the model.
+    """
+
+    on: tuple[ValidationSet, ...]
+    """The data sets; the mean of their means counts."""
+    stages: tuple[Stage, ...]
+    """The pipeline; its stage `rerank: {engine: current}` asks the model."""
+    measure: str = "nDCG@10"
+    """The checkpoint that is best by this is kept."""
+    every: int = 100
+    """Steps from one measurement to the next; the last step is measured too."""
+    patience: int | None = None
+    """Stops after so many measurements without a better one; default never."""
+    at_start: bool = True
+    """Whether the weights are measured before the first step."""
+
+    def __post_init__(self) -> None:
+        at_least("evaluation", 1, every=self.every, patience=self.patience)
+        if not self.on:
+            raise ConfigError("evaluation: 'on' names no data set; give one or more")
+        parse_measures([self.measure])
+        if not any(asks_current(stage) for stage in self.stages):
+            raise ConfigError("evaluation: no stage asks the model in training; add one such as rerank: {engine: current}")
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The stages as one."""
+        return Pipeline(self.stages, name="evaluation")
+
+
+def asks_current(stage: Stage) -> bool:
+    """Whether a stage, or one inside it, asks the model in training."""
+    from rerank.train.current import CurrentEngine
+
+    return any(isinstance(getattr(part, "engine", None), CurrentEngine) for part in stage.walk())
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Recipe(Part, ABC):
+    """Base of recipes that learn from groups; a subclass is a frozen dataclass that says what the loss is.
+
+    Raises:
+        ConfigError: parts that do not fit.
+    """
+
+    engine: Engine
+    """The model to train, as a stage `rerank` names it: `cross_encoder` or `causal_lm`."""
+    prompt: str | None = None
+    """How a language model is asked, the same when it is used: a profile's name or a prompt file."""
+    groups: tuple[GroupSource, ...] = ()
+    """What is learnt from; see `rerank.train.sources`."""
+    adapter: AdapterMethod | None = LoRA()
+    """What is trained; null trains all weights."""
+    optimiser: Optimiser = Optimiser()
+    evaluation: Validation | None = None
+    max_tokens: int | None = None
+    """Tokens of an input at most; default what the engine takes."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What products are computed in; weights, the optimiser and losses stay in float32.  `auto` is bfloat16 where the
+    device computes it in hardware."""
+    dropout: float | None = None
+    """Of the model's own dropout layers, in place of what the model says.  In packed batches attention drops nothing."""
+    freeze_embeddings: bool = True
+    """Whether the vocabulary's vectors stay as they are where all weights are trained."""
+    seed: int = 0
+    """Of the order of groups, new weights and dropout."""
+    log_every: int = 10
+    """Steps from one line of metrics.jsonl to the next."""
+    save_every: int = 100
+    """Steps from one checkpoint to the next; the measured steps have one too."""
+    report_to: tuple[str, ...] = ()
+    """Trackers that are told as well: tensorboard, wandb, mlflow, trackio, ..."""
+
+    trains_text: ClassVar[bool] = False
+    """Whether answers are learnt as they are written, else scores."""
+
+    def __post_init__(self) -> None:
+        if self.dropout is not None and not 0 <= self.dropout < 1:
+            raise ConfigError(f"{self.label}: dropout is {self.dropout}, 0 or more and less than 1 is needed")
+        at_least(
+            self.label, 1, log_every=self.log_every, save_every=self.save_every, max_tokens=self.max_tokens,
+        )  # fmt: skip
+
+    @abstractmethod
+    def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The loss summed over a batch, with its gradient, and over how many items."""
+
+    def check(self, student: Student) -> None:
+        """Returns when the student can be trained by this recipe.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        from rerank.train.students import CausalLMStudent
+
+        if isinstance(student, CausalLMStudent) and not self.trains_text:
+            student.check_scores()
+
+    def batches(self, student: Student, groups: Sequence[Any]) -> list[Batch]:
+        """The groups of a step, in batches."""
+        return student.batches(groups)
+
+    def student(self, runtime: Runtime) -> Student:
+        """The model, loaded and ready to be trained."""
+        from rerank.train.students import load_student
+
+        student = load_student(
+            self.engine,
+            runtime,
+            self.prompt,
+            method=self.adapter,
+            precision=self.precision,
+            dropout=self.dropout,
+            freeze_embeddings=self.freeze_embeddings,
+            seed=self.seed,
+            max_tokens=self.max_tokens,
+            batch_tokens=self.optimiser.batch_tokens,
+        )
+        self.check(student)
+        return student
+
+    def to_yaml(self, name: str = "") -> str:
+        """The recipe as a file."""
+        return dump_yaml({**({"name": name} if name else {}), **stage_tree(self)})
+
+    def with_data(self: R, paths: Mapping[str, str]) -> R:
+        """The same recipe with data sets taken from elsewhere.
+
+        Args:
+            paths: by the name that the recipe calls a data set, a path or another name.
+
+        Raises:
+            ConfigError: the recipe has no data set of such a name.
+        """
+        names = {source.data for source in self.groups}
+        names |= {one.data for one in self.evaluation.on} if self.evaluation else set()
+        for name in paths:
+            if name not in names:
+                raise ConfigError(f"the recipe has no data set {name!r}; its own are {', '.join(sorted(names))}")
+        groups = tuple(dataclasses.replace(source, data=paths.get(source.data, source.data)) for source in self.groups)
+        evaluation = self.evaluation
+        if evaluation is not None:
+            on = tuple(dataclasses.replace(one, data=paths.get(one.data, one.data)) for one in evaluation.on)
+            evaluation = dataclasses.replace(evaluation, on=on)
+        return dataclasses.replace(self, groups=groups, evaluation=evaluation)
+
+
+@dataclass(frozen=True)
+class NamedRecipe:
+    """A recipe with what its file calls it."""
+
+    name: str
+    description: str
+    recipe: Recipe
+
+
+def load_recipe(name: str | Path) -> NamedRecipe:
+    """The recipe of a YAML file, or the ready one of that name.
+
+    Raises:
+        UnknownNameError: no such recipe, or a name inside it that means nothing.
+        ConfigError: with file, line and key path.
+    """
+    path = recipe_path(str(name))
+    found = recipe_from(read_yaml(path))
+    return found if found.name else dataclasses.replace(found, name=path.stem)
+
+
+def recipe_from(tree: Tree) -> NamedRecipe:
+    """The recipe of a parsed file.
+
+    >>> from rerank.yamlfile import parse_yaml
+    >>> text = "contrastive: {engine: {cross_encoder: my-model}, loss: softmax, groups: {data: stdlib}}"
+    >>> found = recipe_from(parse_yaml(text)).recipe
+    >>> found.label, found.adapter, found.groups[0].data
+    ('contrastive', LoRA(), 'stdlib')
+
+    Raises:
+        ConfigError: with file, line and key path.
+    """
+    value = tree.value
+    if not isinstance(value, dict):
+        raise tree.error((), "a recipe is a mapping with one of sft, contrastive, distill and perhaps 'name'")
+    told = {key: value[key] for key in ("name", "description") if key in value}
+    for key, text in told.items():
+        if not isinstance(text, str):
+            raise tree.error((key,), f"expected text; got {text!r}")
+    body = {key: inner for key, inner in value.items() if key not in told}
+    if len(body) != 1:
+        raise tree.error((), f"a recipe has exactly one of sft, contrastive, distill; got {', '.join(body) or 'none'}")
+    kind, fields = next(iter(body.items()))
+    if not isinstance(fields, dict) or "groups" not in fields:
+        raise tree.error((kind,), "a recipe needs 'groups', what is learnt from, and 'engine', what is trained")
+    plain: dict[str, Any] = {key: inner for key, inner in fields.items() if key not in ("groups", "evaluation")}
+    recipe = build_part(Recipe, {kind: plain}, tree, ())  # type: ignore[type-abstract]
+    groups = sources_from(tree, (kind, "groups"), fields["groups"])
+    evaluation = fields.get("evaluation")
+    made = None if evaluation is None else _validation(evaluation, tree, (kind, "evaluation"))
+    try:
+        recipe = dataclasses.replace(recipe, groups=groups, evaluation=made)
+    except ConfigError as error:
+        raise type(error)(f"{tree.place((kind,))}: {error}") from error
+    return NamedRecipe(str(told.get("name", "")), str(told.get("description", "")), recipe)
+
+
+def _validation(value: Any, tree: Tree, key: Key) -> Validation:
+    made = build(Validation, value, tree, key)
+    on = tuple(
+        dataclasses.replace(one, data=beside(one.data, tree, (*key, "on", i, "data"))) for i, one in enumerate(made.on)
+    )
+    return dataclasses.replace(made, on=on)

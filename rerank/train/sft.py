@@ -1,0 +1,79 @@
+"""The recipe `sft`: a causal language model learns to answer a prompt as the labels say.
+
+The answer is rendered in the form that the prompt asks for (`rerank.train.targets`): a pick, an order, grades.  The loss
+is the cross-entropy of the answer's tokens and the end, never of the prompt's.  Where the prompt has labels to choose
+from, only they compete: the loss is that of the label among the labels, which takes one position and no vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rerank.errors import ConfigError
+from rerank.train.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rerank.train.students import Batch, Student
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class SFT(Recipe):
+    """Learns answers as they should be.
+
+    >>> from rerank.engines.prompted import CausalLMEngine
+    >>> SFT(engine=CausalLMEngine("my-model"), prompt="yes-no").relevant
+    1.0
+    """
+
+    relevant: float = 1.0
+    """The label from which on a document is relevant, for prompts that ask yes or no."""
+    top: float | None = None
+    """The label that the highest grade stands for; default the highest of each group."""
+
+    trains_text: ClassVar[bool] = True
+
+    def check(self, student: Student) -> None:
+        """Returns when the student writes answers.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        from rerank.train.students import CausalLMStudent
+        from rerank.train.targets import target_of
+
+        if not isinstance(student, CausalLMStudent):
+            raise ConfigError(
+                f"sft: trains language models, and {student.engine.label} gives scores; take the recipe contrastive"
+            )
+        target_of(student.prompt, (1.0,))
+
+    def batches(self, student: Student, groups: Sequence[Any]) -> list[Batch]:
+        """The prompts of a step with their answers, in batches of one query or several."""
+        from rerank.train.students import Batch, CausalLMStudent
+
+        if not isinstance(student, CausalLMStudent):
+            raise ConfigError("sft: trains language models only")
+        made: list[Batch] = []
+        for group, answered in zip(groups, student.answers(groups, self.relevant, self.top), strict=True):
+            cost = student.cost([each.item for each in answered])
+            if made and made[-1].tokens + cost <= student.scorer.batch_tokens:
+                last = made[-1]
+                made[-1] = Batch((*last.groups, group), [*last.inputs, *answered], last.tokens + cost)
+            elif answered:
+                made.append(Batch((group,), list(answered), cost))
+        return made
+
+    def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The cross-entropy of a batch's answers."""
+        import torch
+
+        from rerank.train.students import CausalLMStudent
+
+        if not isinstance(student, CausalLMStudent):
+            raise ConfigError("sft: trains language models only")
+        total, count = student.answer_loss(batch.inputs)
+        return total, torch.tensor(count, device=total.device)
