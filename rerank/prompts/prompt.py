@@ -295,8 +295,6 @@ def prompt_of(tree: Tree, name: str) -> Prompt:
     value = tree.value
     if isinstance(value, dict):
         value = {"name": name, **value}
-        if isinstance(turns := value.get("messages"), list):
-            value["messages"] = [build(Message, turn, tree, ("messages", i)) for i, turn in enumerate(turns)]
     try:
         return build(Prompt, value, tree, ())
     except PromptError as error:
