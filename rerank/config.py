@@ -221,7 +221,9 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
     from rerank.stage import Stage
 
     bare = _bare(hint)
-    if isinstance(bare, type) and issubclass(bare, Part) and value is not None:
+    if isinstance(bare, type) and issubclass(bare, Part):
+        if value is None and type(None) in typing.get_args(hint):
+            return None
         return build_stage(value, tree, key) if bare is Stage else build_part(bare, value, tree, key)
     if (kind := _parts(bare)) is not None:
         if not isinstance(value, list):
@@ -230,9 +232,7 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
         return tuple(made(item, tree, (*key, i)) for i, item in enumerate(value))
     if isinstance(bare, type) and dataclasses.is_dataclass(bare) and value is not None:
         return build(bare, value, tree, key)
-    if (member := _member(bare)) is not None and value is not None:
-        if not isinstance(value, list):
-            raise tree.error(key, f"expected a list; got {_shown(value)}")
+    if isinstance(value, list) and (member := _member(bare)) is not None:
         return tuple(build(member, item, tree, (*key, i)) for i, item in enumerate(value))
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))

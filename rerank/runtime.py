@@ -215,6 +215,10 @@ class Runtime:
             self._resources.popitem(last=False)
         return loaded
 
+    def forget(self, key: Hashable) -> None:
+        """Lets go of what was loaded for `key`."""
+        self._resources.pop(key, None)
+
     def timed(self, load: Callable[[], T]) -> T:
         """What `load` gives; its time counts as loading, once where one resource loads another."""
         if self._is_loading:

@@ -16,7 +16,22 @@ from typing import Annotated, Any
 import typer
 
 from rerank import __version__
-from rerank.cli import cache, check, compare, data, evaluate, index, models, prompts, rerank_list, run, schema, search
+from rerank.cli import (
+    adapters,
+    cache,
+    check,
+    compare,
+    data,
+    evaluate,
+    index,
+    models,
+    prompts,
+    rerank_list,
+    run,
+    schema,
+    search,
+    train,
+)
 from rerank.errors import RerankError
 
 BAD_INPUT = 2
@@ -40,6 +55,8 @@ app.command("compare")(compare.compare)
 app.command("search")(search.search)
 app.command("rerank")(rerank_list.rerank)
 app.add_typer(index.app, name="index", short_help="Builds indexes beforehand; lists and verifies what is on disk.")
+app.command("train")(train.train)
+app.add_typer(adapters.app, name="adapters", short_help="Shows, merges and exports what training has left.")
 app.command("check")(check.check)
 app.command("schema")(schema.schema)
 app.add_typer(data.app, name="data", short_help="Lists, shows, checks and judges collections.")

@@ -1,18 +1,19 @@
 """Causal language models: label logits at a prompt's end, likelihoods of continuations, generated text.
 
-Prompts of one query are packed behind their shared beginning, which is computed once a batch.
+Prompts of one query are packed behind their shared beginning, which is computed once a batch; so is a whole prompt that
+is asked with several continuations, as a document is whose likelihoods of several queries are wanted.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from rerank.engines.language_model import Generated, Ids, Item, LanguageModel, Request, Sampling
-from rerank.engines.packing import Pack, Packing, alone, find_packing, padded, padded_inputs
+from rerank.engines.packing import Pack, Packing, alone, padded, padded_inputs
 from rerank.engines.scorer import check_order, load_scorer
 from rerank.engines.text_model import DType
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LEAST_SHARED = 4
+"""A shorter beginning is computed again: to keep it apart costs more."""
 _CAUSES = (
     "weights and tokenizer that do not belong together, damaged weights, or a model that does not know the language"
 )
@@ -43,27 +46,26 @@ class CausalLM(LanguageModel):
         return sum(map(len, pieces))
 
     def _batches(self, items: Sequence[Item]) -> list[list[int]]:
-        """Numbers of items in batches: those with the same prefix side by side, or by length where batches are padded.
+        """Numbers of items in batches: those that begin alike side by side, or by length where batches are padded.
 
         The longest come first, because runs of one length are computed at once.
         """
         if self._packing is None:
             return super()._batches(items)
-        keys = [item.tokens[: item.prefix].tobytes() for item in items]
-        order = sorted(range(len(items)), key=lambda i: (keys[i], -len(items[i].tokens)))
+        beginnings = [_Beginnings.of(item) for item in items]
+        order = sorted(range(len(items)), key=lambda i: beginnings[i].place)
         batches: list[list[int]] = []
-        free, shared, alone_too_long = 0, b"", False
+        free, last, alone_too_long = 0, None, False
         for i in order:
-            item = items[i]
-            again = keys[i] == shared and self._packing.shares_prefixes
-            cost = item.cost - (item.prefix if batches and again else 0)
+            item, mine = items[i], beginnings[i]
+            shared = mine.shared(last) if last is not None and self._packing.shares_prefixes else 0
             too_long = self._packing.longest is not None and item.longest > self._packing.longest
-            if not batches or cost > free or too_long or alone_too_long:
+            if not batches or item.cost - shared > free or too_long or alone_too_long:
                 batches.append([])
-                free, cost = self.batch_tokens, item.cost
+                free, shared = self.batch_tokens, 0
             batches[-1].append(i)
-            free -= cost
-            shared, alone_too_long = keys[i], too_long
+            free -= item.cost - shared
+            last, alone_too_long = mine, too_long
         return batches
 
     def _states(self, items: list[Item]) -> tuple[Any, int]:
@@ -111,7 +113,7 @@ class CausalLM(LanguageModel):
     def _find_packing(self) -> Packing | None:
         self._read_settings()
         self._read_head()
-        return find_packing(self._base, self.words(), self.limit)
+        return self._tried_packing()
 
     def _tried(self) -> tuple[Any, Any]:
         import torch
@@ -128,11 +130,41 @@ class CausalLM(LanguageModel):
         return check_order(self._plain_likelihood, f"causal language model {self.folder.name!r}", _CAUSES)
 
 
+class _Beginnings(NamedTuple):
+    """How an item begins, as far as others may begin alike."""
+
+    prefix: bytes
+    """What all prompts of the query share."""
+    prompt: bytes
+    """All that is not read, and so may be shared by those that ask the same with other continuations."""
+    cuts: tuple[int, int]
+    """The tokens of both; 0, or as many as the former has, where there is too little to share."""
+
+    @classmethod
+    def of(cls, item: Item) -> _Beginnings:
+        first = item.prefix if item.prefix >= _LEAST_SHARED else 0
+        second = len(item.tokens) - item.reads
+        cuts = first, second if second - first >= _LEAST_SHARED else first
+        prefix, prompt = (item.tokens[:cut].tobytes() for cut in cuts)
+        return cls(prefix, prompt, cuts)
+
+    @property
+    def place(self) -> tuple[bytes, int, bytes]:
+        """What items are sorted by."""
+        return self.prefix, -self.cuts[1], self.prompt
+
+    def shared(self, other: _Beginnings) -> int:
+        """How many tokens are computed once for both."""
+        if self.prefix != other.prefix:
+            return 0
+        return self.cuts[self.prompt == other.prompt]
+
+
 def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int], list[tuple[int, int]]]:
     """What lies in a row: sequences, which earlier one each continues, and (sequence, last positions) to read.
 
     Args:
-        items: those with the same prefix side by side.
+        items: those that begin alike side by side.
         shares: whether sequences may continue others; else each is written out in full.
     """
     pieces: list[Ids] = []
@@ -144,13 +176,19 @@ def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int
         parents.append(parent)
         return len(pieces) - 1
 
-    prefixes = [item.tokens[: item.prefix].tobytes() for item in items]
-    shared = -1
+    beginnings = [_Beginnings.of(item) for item in items]
+    laid: list[tuple[int, int]] = []
+    """Of the beginnings at hand that later items share: tokens up to their ends, and their sequences."""
     for i, item in enumerate(items):
-        if i == 0 or prefixes[i] != prefixes[i - 1]:
-            several = i + 1 < len(items) and prefixes[i] == prefixes[i + 1]
-            shared = lay(item.tokens[: item.prefix], -1) if shares and several and item.prefix else -1
-        whole = lay(item.tokens[item.prefix if shared >= 0 else 0 :], shared)
+        before = beginnings[i].shared(beginnings[i - 1]) if i else 0
+        after = beginnings[i].shared(beginnings[i + 1]) if i + 1 < len(items) else 0
+        laid = [(cut, piece) for cut, piece in laid if cut <= before]
+        for cut in beginnings[i].cuts if shares else ():
+            start, parent = laid[-1] if laid else (0, -1)
+            if start < cut <= after:
+                laid.append((cut, lay(item.tokens[start:cut], parent)))
+        start, parent = laid[-1] if laid else (0, -1)
+        whole = lay(item.tokens[start:], parent)
         reads.append((whole, item.reads))
         for branch in item.branches:
             at = lay(branch, whole) if shares else lay(np.concatenate((item.tokens, branch)), -1)

@@ -21,7 +21,6 @@ from rerank.engines.packing import (
     Pack,
     Packing,
     alone,
-    find_packing,
     packed_batches,
     padded,
     padded_inputs,
@@ -29,6 +28,7 @@ from rerank.engines.packing import (
 )
 from rerank.engines.scorer import MAX_TOKENS, FloatVector, Scorer, check_order, load_scorer
 from rerank.engines.text_model import PROBE_TEXTS, Count, DType, token_batches
+from rerank.engines.trials import Trials
 from rerank.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -91,13 +91,21 @@ class CrossEncoder(Scorer):
     library_class: ClassVar[str] = "AutoModelForSequenceClassification"
     min_agreement: ClassVar[float] = 0.98
 
-    def __init__(self, folder: ModelFolder, *, device: str, threads: int, n_labels: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: ModelFolder,
+        *,
+        device: str,
+        threads: int,
+        trials: Trials | None = None,
+        n_labels: int | None = None,
+    ) -> None:
         """The classifier in `folder`; its head has `n_labels` where an adapter brings another than the folder's."""
         if n_labels is None:
             _refuse_other_modules(folder)
         self._n_labels = n_labels
         self._head: Head | None = None
-        super().__init__(folder, device=device, threads=threads)
+        super().__init__(folder, device=device, threads=threads, trials=trials)
 
     def pairs(
         self,
@@ -286,7 +294,7 @@ class CrossEncoder(Scorer):
         if self._head is None:
             logger.info("model %s: its head cannot be run by itself", self.folder.name)
             return None
-        return find_packing(self._base, self.words(), self.limit, n_types=n_types)
+        return self._tried_packing(n_types)
 
     def _find_head(self) -> Head | None:
         """The model's head by itself; None where it does not give the model's own logits."""

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.engines.text_model import Count, DType, FloatMatrix, Side, TextModel, loaded
+from rerank.engines.trials import Trials
 from rerank.errors import ModelError
 from rerank.ranking import ScoreKind
 
@@ -25,8 +26,10 @@ class Encoder(TextModel):
     batch_tokens: ClassVar[int] = 4096
     packs: ClassVar[bool] = True
 
-    def __init__(self, folder: ModelFolder, *, device: str, dtype: str, threads: int) -> None:
-        super().__init__(folder, device=device, dtype=dtype, threads=threads)
+    def __init__(
+        self, folder: ModelFolder, *, device: str, dtype: str, threads: int, trials: Trials | None = None
+    ) -> None:
+        super().__init__(folder, device=device, dtype=dtype, threads=threads, trials=trials)
         measure = self.model.similarity_fn_name
         if measure not in ("cosine", "dot"):
             raise ModelError(f"model {folder.name!r} compares by {measure} distance; only cosine and dot are searched")

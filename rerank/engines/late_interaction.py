@@ -23,7 +23,6 @@ from rerank.engines.packing import (
     Pack,
     Packing,
     alone,
-    find_packing,
     packed_batches,
     padded,
     padded_inputs,
@@ -335,7 +334,7 @@ class LateInteraction(Scorer):
     def _find_packing(self) -> Packing | None:
         # What cannot be read is to be refused when the model is loaded.
         self.tokenise(["a"], "query")
-        return find_packing(self._base, self.words(), self.limit)
+        return self._tried_packing()
 
     @cached_property
     def _reader(self) -> Reader:

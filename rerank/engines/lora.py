@@ -8,12 +8,18 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rerank.artifact import MANIFEST, read_manifest
 from rerank.errors import ModelError
 from rerank.extras import need
 from rerank.models.checksums import model_fingerprint
 from rerank.models.hub import is_hub_id
+
+if TYPE_CHECKING:
+    from rerank.models import ModelFolder
+    from rerank.prompts.prompt import Prompt
+    from rerank.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +43,45 @@ class Adapter:
     """The layers that it adds to, by their names in the model, with what is known of their shape: its own two sizes."""
     replaced: Mapping[str, tuple[int, ...]]
     """The weights that it brings whole, such as a classification head, with their shapes."""
+    base_fingerprint: str | None = None
+    """SHA-256 of the files of the model that it was trained on, where its manifest tells."""
+    prompt_fingerprint: str | None = None
+    """SHA-256 of the prompt that it was trained with, where its manifest tells of one."""
+    prompt: str | None = None
+    """What that prompt is called."""
 
     @property
     def name(self) -> str:
         """What it is called inside the model."""
         return self.fingerprint[:16]
+
+    def check_base(self, folder: ModelFolder) -> None:
+        """Returns when the adapter was trained on that model, or does not say on which.
+
+        Raises:
+            ModelError: it was trained on another.
+        """
+        if self.base_fingerprint is None or self.base_fingerprint == folder.fingerprint:
+            return
+        raise ModelError(
+            f"adapter {str(self.path)!r} was trained on {self.base!r} with the fingerprint {self.base_fingerprint[:16]}"
+            f", but {folder.name!r} has {folder.fingerprint[:16]}: other weights give other scores; give that "
+            "model, or force it (force_adapter: true; rerank adapters merge --force)"
+        )
+
+    def check_prompt(self, name: str, fingerprint: str) -> None:
+        """Returns when the adapter was trained with that prompt, or does not say with which.
+
+        Raises:
+            ModelError: it was trained with another.
+        """
+        if self.prompt_fingerprint is None or self.prompt_fingerprint == fingerprint:
+            return
+        raise ModelError(
+            f"adapter {str(self.path)!r} was trained with the prompt {self.prompt!r} "
+            f"({self.prompt_fingerprint[:16]}), and is asked by {name!r} ({fingerprint[:16]}): its answers would not "
+            "be those that it learnt; take that prompt, or force it (force_adapter: true)"
+        )
 
     @property
     def facts(self) -> dict[str, str]:
@@ -77,7 +117,41 @@ def read_adapter(folder: str, memory: Path) -> Adapter:
             "model (peft's merge_and_unload) and give the folder of the merged one"
         )
     changed, replaced = _tensors(path / WEIGHTS, folder)
-    return Adapter(path.resolve(), model_fingerprint(path, memory), base or "", changed, replaced)
+    told = _told(path)
+    return Adapter(
+        path.resolve(),
+        model_fingerprint(path, memory),
+        base or "",
+        changed,
+        replaced,
+        told.get("base_fingerprint"),
+        told.get("prompt_fingerprint"),
+        told.get("prompt"),
+    )
+
+
+def check_adapter(
+    adapter: str | None, model: str, revision: str | None, runtime: Runtime, *, prompt: Prompt | None, force: bool
+) -> None:
+    """Returns when the adapter in that folder was trained on that model and with that prompt, or tells of neither.
+
+    Raises:
+        ModelError: it was trained on, or with, another; it would load and give wrong scores.
+    """
+    if adapter is None or force:
+        return
+    found = read_adapter(adapter, runtime.home / "models" / "checksums.json")
+    if found.base_fingerprint is not None:
+        from rerank.models import resolve_model
+
+        found.check_base(resolve_model(model, revision, runtime.home))
+    if prompt is not None:
+        found.check_prompt(prompt.name, prompt.fingerprint)
+
+
+def _told(path: Path) -> Mapping[str, Any]:
+    """What the manifest of an adapter that was trained here says."""
+    return read_manifest(path).config if (path / MANIFEST).is_file() else {}
 
 
 def _tensors(path: Path, folder: str) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]]]:

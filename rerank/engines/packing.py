@@ -40,6 +40,8 @@ _SCORES_AT_ONCE = 1 << 19
 """Attention scores that are held together where they are written out: with these, a core's cache is about full."""
 _ROUND = 16
 """Products have multiples of so many rows and columns: oneDNN compiles and keeps code, a megabyte, for every shape."""
+_ROUND_ROW, _ROUNDED_FROM = 64, 1024
+"""For the same reason rows of so many tokens and more are filled up to multiples of 64."""
 _PRODUCTS_PAY = (48 * 48, 1 << 22)
 """Scores of heads that share keys, from and up to which two products are faster than fused attention: see
 `rerank.engines.products`.  Fewer are not worth the calls, more would take much memory."""
@@ -367,12 +369,17 @@ class Packing:
         """[tokens, d]: the last hidden states of `model`, a transformer without its head, for a packed row."""
         import torch
 
+        size = pack.size
+        if model.device.type == "cpu" and size >= _ROUNDED_FROM and (more := -size % _ROUND_ROW):
+            pack = Pack([*pack.lengths, more], [*pack.parents, -1])
+            ids = np.concatenate((ids, [ids[0]] * more))
+            types = None if types is None else np.concatenate((types, [types[0]] * more))
         inputs = _inputs({"input_ids": [ids], "token_type_ids": None if types is None else [types]}, model.device)
         inputs["position_ids"] = torch.from_numpy(pack.positions() + self.shift).unsqueeze(0).to(model.device)
         with _attention(model):
             token = _pack.set(pack)
             try:
-                return model(**inputs, **_no_cache(model)).last_hidden_state[0]
+                return model(**inputs, **_no_cache(model)).last_hidden_state[0, :size]
             finally:
                 _pack.reset(token)
 

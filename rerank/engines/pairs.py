@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
+from rerank.engines.lora import check_adapter
 from rerank.engines.meter import Meter, by_characters, by_pairs, by_texts, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
@@ -34,10 +35,13 @@ class CrossEncoderEngine(Engine):
     adapter: FilePath | None = None
     """A LoRA adapter of this model: the folder that peft saved, perhaps with a head.  Stages with several of one model
     load the model once."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model."""
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded cross-encoder."""
         refuse_prompt(self, prompt)
+        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
         from rerank.engines.cross_encoder import load_cross_encoder
 
         return PairsAsker(load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter))
@@ -71,10 +75,13 @@ class LateInteractionEngine(Engine):
     """Tokens of a document at most, where the transformer reads so many; default what the checkpoint says."""
     adapter: FilePath | None = None
     """A LoRA adapter of the transformer: the folder that peft saved.  Stages with several of one model load it once."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model."""
 
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model."""
         refuse_prompt(self, prompt)
+        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
         from rerank.engines.late_interaction import load_late_interaction
 
         model = load_late_interaction(runtime, self.model, self.revision, self.dtype, self.adapter)
@@ -93,6 +100,8 @@ class LateInteractionEngine(Engine):
 
 
 class PairsAsker:
+    """A loaded model that scores pairs."""
+
     most_documents: int | None = 1
 
     def __init__(

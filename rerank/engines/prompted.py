@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
 from rerank.engines.language_model import Sampling
+from rerank.engines.lora import check_adapter
 from rerank.engines.meter import Meter, by_characters, by_prompt, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.samples import averaged
 from rerank.engines.scorer import check_order
 from rerank.engines.text_model import DType
+from rerank.engines.trials import Trials
 from rerank.errors import ConfigError, ModelError
 from rerank.ranking import ScoreKind
 from rerank.rules.rule import Answer
@@ -81,6 +83,8 @@ class PromptedEngine(Engine):
     dtype: DType
     max_tokens: int
     sampling: Sampling
+    adapter: FilePath | None
+    force_adapter: bool
 
     is_seq2seq: ClassVar[bool] = False
     """Whether the prompts are those that an encoder-decoder reads."""
@@ -127,11 +131,14 @@ class PromptedEngine(Engine):
         from rerank.prompts.prompt import load_prompt
 
         prompt = load_prompt(name)
+        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=prompt, force=self.force_adapter)
         model = self._load(prompt, runtime)
+        trials = Trials(runtime.home / "models" / "trials.json", model.key)
 
         def bind() -> tuple[BoundPrompt, bool | None]:
             bound = prompt.bind(model.tokenizer)
-            return bound, PromptedAsker(self, model, bound, self.sampling).order_holds()
+            asker = PromptedAsker(self, model, bound, self.sampling)
+            return bound, trials.result("self-test", prompt.fingerprint, run=asker.order_holds, keep=bool)
 
         bound, holds = runtime.resource(("prompt", prompt.fingerprint, model.key), bind)
         tried = {} if holds is None else {"self-test": "passed" if holds else "failed"}
@@ -182,6 +189,8 @@ class CausalLMEngine(PromptedEngine):
     """How text is generated, for prompts whose answers are written."""
     adapter: FilePath | None = None
     """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model, or with another prompt."""
 
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.causal_lm import load_causal_lm
@@ -213,6 +222,8 @@ class EncoderDecoderEngine(PromptedEngine):
     """How text is generated, for prompts whose answers are written."""
     adapter: FilePath | None = None
     """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model, or with another prompt."""
 
     is_seq2seq: ClassVar[bool] = True
 
@@ -247,6 +258,8 @@ class VLLMEngine(PromptedEngine):
     """How text is generated, for prompts whose answers are written; vLLM draws, by other numbers than `causal_lm`."""
     adapter: FilePath | None = None
     """A LoRA adapter of this model: the folder that peft saved."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model, or with another prompt."""
     gpus: int = 1
     """How many accelerators share the model's weights."""
     gpu_memory: float = 0.9

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from rerank.artifact import fingerprint
 from rerank.engines.lora import Adapter, Adapters, read_adapter
-from rerank.engines.packing import Packing, ordinary_tokens, still_agrees
+from rerank.engines.packing import Packing, find_packing, ordinary_tokens, still_agrees
 from rerank.engines.products import speed_up
 from rerank.engines.text_model import Count, DType, has_bfloat16, quiet_loading, torch_threads
+from rerank.engines.trials import Trials
 from rerank.errors import ModelError
 from rerank.extras import need
 
@@ -69,9 +71,11 @@ class Scorer(ABC):
     unread: ClassVar[tuple[str, ...]] = ()
     """How the names of weights begin that nothing reads, so that a folder need not have them."""
 
-    def __init__(self, folder: ModelFolder, *, device: str, threads: int) -> None:
+    def __init__(self, folder: ModelFolder, *, device: str, threads: int, trials: Trials | None = None) -> None:
         self.folder = folder
         self.device = device
+        self.trials = trials or Trials()
+        """Remembers what was found out about the model."""
         self.adapter: Adapter | None = None
         """What the weights are changed by."""
         self.missing: tuple[str, ...] = ()
@@ -193,6 +197,16 @@ class Scorer(ABC):
     def _find_packing(self) -> Packing | None:
         """How the model is packed; None where its own padded batches are used."""
 
+    def _tried_packing(self, n_types: int = 0) -> Packing | None:
+        """How packed batches of the transformer are called; None where they do not hold."""
+
+        def run() -> dict[str, int | bool | None] | None:
+            found = find_packing(self._base, self.words(), self.limit, n_types=n_types)
+            return None if found is None else dataclasses.asdict(found)
+
+        found: dict[str, Any] | None = self.trials.result("packing", run=run)
+        return None if found is None else Packing(**found)
+
     def to(self, dtype: str) -> None:
         """Computes in `dtype` from now on; packed batches are tried again in it."""
         import torch
@@ -204,7 +218,13 @@ class Scorer(ABC):
 
     def _keep_packing(self) -> None:
         """Packs no more where the packing that was found does not hold for the type or the adapter there is now."""
-        if self._packing is None or still_agrees(self._packing, self._base, self.words(), self.limit):
+        packing = self._packing
+        if packing is None:
+            return
+        change = self.adapter.fingerprint if self.adapter is not None else ""
+        if self.trials.result(
+            "still packed", self.dtype, change, run=lambda: still_agrees(packing, self._base, self.words(), self.limit)
+        ):
             return
         state = self.dtype if self.adapter is None else f"{self.dtype} with adapter {self.adapter.path}"
         logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, state)
@@ -419,9 +439,11 @@ def load_scorer(
     change = read_adapter(adapter, runtime.home / "models" / "checksums.json") if adapter is not None else None
     options = kind.options_for(folder, change) if change is not None else {}
     subject = (kind.__name__, folder.fingerprint, device, *options.items())
+    trials = Trials(runtime.home / "models" / "trials.json", *map(str, (*subject, PATH_VERSION)))
+    changed = change.fingerprint if change is not None else ""
 
     def fresh() -> S:
-        return kind(folder, device=device, threads=runtime.threads, **options)
+        return kind(folder, device=device, threads=runtime.threads, trials=trials, **options)
 
     def loaded(concrete: str, make: Callable[[], S] = fresh) -> S:
         def load() -> S:
@@ -440,23 +462,30 @@ def load_scorer(
         facts: dict[str, Any] = {}
         concrete: str = "float32" if dtype == "auto" else dtype
         if dtype == "auto" and (shorter := shorter_type(device)) is not None:
-            model = fresh()
-            before = model.adapted(change).trial()
-            model.to(shorter)
-            facts["agreement"] = round(agreement(before, model.adapted(change).trial()), 4)
+
+            def agreed() -> float:
+                model = fresh()
+                before = model.adapted(change).trial()
+                model.to(shorter)
+                found = round(agreement(before, model.adapted(change).trial()), 4)
+                if found >= kind.min_agreement:  # rounded weights do not come back: else only a fresh model has them
+                    loaded(shorter, lambda: model)
+                return found
+
+            facts["agreement"] = trials.result("agreement", shorter, changed, run=agreed)
             if facts["agreement"] >= kind.min_agreement:
-                concrete = loaded(shorter, lambda: model).dtype
+                concrete = shorter
             else:
-                # Rounded weights do not come back: only a fresh model has them.
                 logger.info(
                     "model %s: %s would change rankings (Kendall's tau %.3f, at least %s wanted); float32 is used",
                     name, shorter, facts["agreement"], kind.min_agreement,
                 )  # fmt: skip
-        if (holds := loaded(concrete).order_holds()) is not None:
+        holds = trials.result("self-test", concrete, changed, run=lambda: loaded(concrete).order_holds(), keep=bool)
+        if holds is not None:
             facts["self-test"] = "passed" if holds else "failed"
         return concrete, facts
 
-    question = (*subject, dtype, change.fingerprint if change is not None else None)
+    question = (*subject, dtype, changed)
     if question not in known.facts:
         known.facts[question] = runtime.timed(choose)
     concrete, facts = known.facts[question]

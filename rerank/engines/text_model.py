@@ -15,7 +15,7 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -33,6 +33,7 @@ from rerank.engines.packing import (
     still_agrees,
 )
 from rerank.engines.products import speed_up
+from rerank.engines.trials import Trials
 from rerank.errors import ModelError
 from rerank.extras import need
 
@@ -54,6 +55,8 @@ MIN_AGREEMENT = 0.98
 """Kendall's tau, against float32, that a shorter type must reach on the probe texts to be chosen by itself."""
 _PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
 _TOLERANCE = 1e-4
+_LARGE_ENOUGH, _MOST_PADDING = 4096, 0.04
+"""Tokens of a batch that is not made larger at the price of more padding than this share of it."""
 
 PROBE_TEXTS = (
     "how do vaccines work",
@@ -143,8 +146,12 @@ class TextModel(ABC):
     packs: ClassVar[bool] = False
     """Whether what comes first in the model is a plain transformer, which packed batches may be tried with."""
 
-    def __init__(self, folder: ModelFolder, *, device: str, dtype: str, threads: int) -> None:
+    def __init__(
+        self, folder: ModelFolder, *, device: str, dtype: str, threads: int, trials: Trials | None = None
+    ) -> None:
         self.folder = folder
+        self.trials = trials or Trials()
+        """Remembers what was found out about the model."""
         self.device = device
         self.dtype = "float32"
         self._threads = threads
@@ -152,14 +159,13 @@ class TextModel(ABC):
         self._reader = self.model[0]
         self._tokenizer: Any = getattr(self._reader, "tokenizer", None)
         self._packing: Packing | None = None
-        self._reads_itself = self._agrees_with_library()
+        self._reads_itself = self.trials.result("own batches", run=self._agrees_with_library)
         if not self._reads_itself:
             logger.warning("model %s: read through its library's own batches; cut texts are not counted", folder.name)
         elif self.packs:
             with self._computing():
-                self._packing = self._find_packing()
-            if self._packing is not None and not self._agrees_with_library():
-                self._packing = None
+                found = self.trials.result("packing", run=self._tried_packing)
+            self._packing = None if found is None else Packing(**found)
         if dtype != "float32":
             self._convert(dtype)
         logger.info("model %s: %s batches", folder.name, self.path)
@@ -173,8 +179,14 @@ class TextModel(ABC):
             return "library"
         return "tokens" if self._packing is None else "packed"
 
-    def _find_packing(self) -> Packing | None:
-        return find_packing(self._reader.model, self._words(), self._packed_limit, n_types=int(self._tells_types))
+    def _tried_packing(self) -> dict[str, Any] | None:
+        """How packed batches are called; None where they do not give what the library gives."""
+        self._packing = find_packing(
+            self._reader.model, self._words(), self._packed_limit, n_types=int(self._tells_types)
+        )
+        if self._packing is None or not self._agrees_with_library():
+            return None
+        return asdict(self._packing)
 
     def _words(self) -> list[int]:
         return ordinary_tokens(self._tokenizer, self._reader.model)
@@ -196,11 +208,15 @@ class TextModel(ABC):
         self.dtype = dtype
         if self._packing is None:
             return
-        with self._computing():
-            if still_agrees(
-                self._packing, self._reader.model, self._words(), self._packed_limit, n_types=int(self._tells_types)
-            ):
-                return
+        packing = self._packing
+
+        def holds() -> bool:
+            with self._computing():
+                model, types = self._reader.model, int(self._tells_types)
+                return still_agrees(packing, model, self._words(), self._packed_limit, n_types=types)
+
+        if self.trials.result("still packed", dtype, run=holds):
+            return
         logger.warning("model %s: packed batches do not hold in %s; padded ones are used", self.folder.name, dtype)
         self._packing = None
 
@@ -459,6 +475,8 @@ def _sides() -> tuple[Side, Side]:
 def token_batches(sizes: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDArray[np.int64]]:
     """The positions of texts in batches of at most `budget` tokens with padding, longest first, at least one each.
 
+    A batch that is large enough ends where more than one in 25 of its tokens would be padding.
+
     >>> [rows.tolist() for rows in token_batches(np.array([2, 9, 2, 8]), budget=18)]
     [[1, 3], [0, 2]]
     """
@@ -466,7 +484,10 @@ def token_batches(sizes: npt.NDArray[np.int64], budget: int) -> Iterator[npt.NDA
     start = 0
     while start < len(order):
         width = max(1, int(sizes[order[start]]))
-        stop = start + max(1, budget // width)
+        some = order[start : start + max(1, budget // width)]
+        padded = width * np.arange(1, len(some) + 1)
+        good = (padded <= _LARGE_ENOUGH) | (np.cumsum(sizes[some]) >= (1 - _MOST_PADDING) * padded)
+        stop = start + max(1, int(good.sum()))
         yield order[start:stop]
         start = stop
 
@@ -556,10 +577,12 @@ def loaded(
 
     folder = runtime.resource(("model folder", name, revision), lambda: resolve_model(name, revision, runtime.home))
 
+    trials = Trials(runtime.home / "models" / "trials.json", kind.__name__, folder.fingerprint, runtime.device)
+
     def load(concrete: str) -> M:
         key = (kind.__name__, folder.fingerprint, concrete, runtime.device)
         return runtime.resource(
-            key, lambda: kind(folder, device=runtime.device, dtype=concrete, threads=runtime.threads)
+            key, lambda: kind(folder, device=runtime.device, dtype=concrete, threads=runtime.threads, trials=trials)
         )
 
     facts: dict[str, Any] = {}
@@ -572,9 +595,9 @@ def loaded(
         if stored is not None:
             model = load(stored)
         elif (shorter := model.shorter_type()) is not None:
-            agreement = runtime.resource(
-                (kind.__name__, folder.fingerprint, shorter, runtime.device, "agreement"),
-                lambda: rank_agreement(model.similarities(), load(shorter).similarities()),
+            float32, other = model, shorter
+            agreement = trials.result(
+                "agreement", shorter, run=lambda: rank_agreement(float32.similarities(), load(other).similarities())
             )
             facts["agreement"] = round(agreement, 4)
             if agreement >= MIN_AGREEMENT:

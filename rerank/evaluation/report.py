@@ -41,15 +41,17 @@ def write_report(results: Results, path: Path) -> None:
 
 def report_html(results: Results) -> str:
     """The report's text."""
-    page = _Page(results)
-    title = results.name or "Evaluation"
-    body = "".join(page.body())
+    return html_page(results.name or "Evaluation", "".join(_Page(results).body()))
+
+
+def html_page(title: str, body: str) -> str:
+    """A page of its own in the style of reports; `body` is HTML, nothing in it is fetched and no script in it runs."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         "img-src data:; base-uri 'none'; form-action 'none'\">\n"
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="color-scheme" content="light dark">\n<title>{_text(title)}</title>\n<style>{_STYLE}</style>\n'
+        f'<meta name="color-scheme" content="light dark">\n<title>{escaped(title)}</title>\n<style>{_STYLE}</style>\n'
         f"</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n"
     )
 
@@ -57,10 +59,10 @@ def report_html(results: Results) -> str:
 def results_html(results: Results) -> str:
     """The tables alone, for a notebook."""
     tables = "".join(
-        f"<p><b>{_text(str(key))}</b>, {counted(len(group[0].qids), 'query')}</p>{_results_table(results, key)}"
+        f"<p><b>{escaped(str(key))}</b>, {counted(len(group[0].qids), 'query')}</p>{_results_table(results, key)}"
         for key, group in results.groups.items()
     )
-    notes = "".join(f"<p><small>{_text(text)}</small></p>" for key in results.groups for text in _marks(results, key))
+    notes = "".join(f"<p><small>{escaped(text)}</small></p>" for key in results.groups for text in _marks(results, key))
     return tables + notes
 
 
@@ -78,7 +80,7 @@ class _Page:
         results = self.results
         yield self._head()
         for position, key in enumerate(results.groups):
-            yield f'<section id="data-{position}">\n<h2>{_text(key.data)} <span>{_text(key.split)}</span></h2>\n'
+            yield f'<section id="data-{position}">\n<h2>{escaped(key.data)} <span>{escaped(key.split)}</span></h2>\n'
             yield f"<p>{self._about(key)}</p>\n"
             yield self._results(key)
             yield self._means(key)
@@ -97,12 +99,12 @@ class _Page:
         links = ""
         if len(results.groups) > 1:
             names = enumerate(map(str, results.groups))
-            items = "".join(f'<li><a href="#data-{i}">{_text(name)}</a></li>' for i, name in names)
+            items = "".join(f'<li><a href="#data-{i}">{escaped(name)}</a></li>' for i, name in names)
             links = f"<nav><ul>{items}</ul></nav>\n"
         return (
-            f"<header><h1>{_text(results.name or 'Evaluation')}</h1>\n"
+            f"<header><h1>{escaped(results.name or 'Evaluation')}</h1>\n"
             f"<p>{counted(len(self._systems), 'system')} on {counted(len(results.groups), 'data set')}, measured by "
-            f"{_listed(_text(m) for m in results.measures)}; the baseline is <b>{_text(results.baseline)}</b>.</p>\n"
+            f"{_listed(map(escaped, results.measures))}; the baseline is <b>{escaped(results.baseline)}</b>.</p>\n"
             f"{links}</header>\n"
         )
 
@@ -131,7 +133,7 @@ class _Page:
     def _results(self, key: DataKey) -> str:
         compared = ""
         if sentence := self.results.significance(key):
-            compared = f", and differences to {_text(self.results.baseline)}. {_text(sentence)}"
+            compared = f", and differences to {escaped(self.results.baseline)}. {escaped(sentence)}"
         caption = (
             f"Means over all judged queries with 95 % bootstrap intervals (BCa){compared}. The best means are bold. "
             "<i>Bound</i> is what the same documents would score in ideal order; <i>judged@10</i> is the share of the "
@@ -151,7 +153,7 @@ class _Page:
         n_queries = counted(len(self.results.groups[key][0].qids), "query")
         text = f"Means over {n_queries}, with 95 % bootstrap intervals (BCa)."
         if self.results.comparisons[key, self.primary]:
-            baseline = _text(self.results.baseline)
+            baseline = escaped(self.results.baseline)
             text += f" The dashed line is {baseline}'s mean; filled dots and bold means differ from it significantly, "
             text += "as in the table."
         return self._figure(text, *charts)
@@ -175,8 +177,8 @@ class _Page:
         if points:
             charts.append(plots.scatter(points, "seconds per query", self.primary, log_x=True))
             text += (
-                f" Beside it {_text(self.primary)}, with its intervals, against cost: wall-clock seconds a query on a "
-                "logarithmic scale, without loading or building models and indexes."
+                f" Beside it {escaped(self.primary)}, with its intervals, against cost: wall-clock seconds a query on "
+                "a logarithmic scale, without loading or building models and indexes."
             )
             if len(points) < len(group):
                 text += f" {counted(len(group) - len(points), 'run')} came without times."
@@ -213,12 +215,12 @@ class _Page:
             "t": "Student's paired t-test, two-sided",
         }[results.test]
         caption = (
-            f"Differences to {_text(results.baseline)}. p: {test}; p (Holm): corrected for the "
+            f"Differences to {escaped(results.baseline)}. p: {test}; p (Holm): corrected for the "
             f"{counted(n_systems, 'system')} compared on this data set, each measure by itself. Intervals: bootstrap "
             "(BCa) of the mean difference. Effect: mean difference in standard deviations of the differences "
             "(Cohen's <i>d<sub>z</sub></i>). The last three columns count queries."
         )
-        return self._table(caption, _html_table(head, lines, text_columns=2))
+        return self._table(caption, html_table(head, lines, text_columns=2))
 
     def _differences(self, key: DataKey) -> str:
         baseline = self._baseline(key)
@@ -232,8 +234,8 @@ class _Page:
             gains = evaluation.per_query[self.primary] - baseline.per_query[self.primary]
             charts.append(plots.difference_bars(gains.tolist(), names, f"{evaluation.run}: {self.primary}"))
         text = (
-            f"Difference in {_text(self.primary)} to {_text(self.results.baseline)}, query by query, sorted for each "
-            "system by itself and on its own scale; upward bars are queries on which the system is better."
+            f"Difference in {escaped(self.primary)} to {escaped(self.results.baseline)}, query by query, sorted for "
+            "each system by itself and on its own scale; upward bars are queries on which the system is better."
         )
         return self._figure(text, *charts)
 
@@ -258,10 +260,10 @@ class _Page:
             found = compare_runs(baseline, evaluation, self.primary, texts, QUERIES_SHOWN, self.results.test)
             if found.moved:
                 shown = "".join(_moved_query(query, baseline, evaluation, corpus) for query in found.moved)
-                parts.append(f"<h4>{_text(evaluation.run)}</h4>\n<p>{_summary(found)}</p>\n{shown}")
+                parts.append(f"<h4>{escaped(evaluation.run)}</h4>\n<p>{_summary(found)}</p>\n{shown}")
         if not parts:
             return ""
-        return f"<h3>Queries that moved most, by {_text(self.primary)}</h3>\n{''.join(parts)}"
+        return f"<h3>Queries that moved most, by {escaped(self.primary)}</h3>\n{''.join(parts)}"
 
     # -- the rest ------------------------------------------------------------
 
@@ -291,7 +293,7 @@ class _Page:
             "What each stage did: wall-clock seconds of work, and before it of loading or building models and indexes; "
             "documents given, and what it counted."
         )
-        return self._table(caption, _html_table(head, lines, text_columns=2, last_is_text=True))
+        return self._table(caption, html_table(head, lines, text_columns=2, last_is_text=True))
 
     def _notes(self, key: DataKey) -> str:
         results = self.results
@@ -311,12 +313,12 @@ class _Page:
         ]
         caption = "Data notes. Unjudged documents count as not relevant; queries without documents count as 0."
         notes = results.notes(key)
-        listed = "<ul>" + "".join(f"<li>{_text(note)}</li>" for note in notes) + "</ul>\n" if notes else ""
-        return self._table(caption, _html_table(head, lines, text_columns=1, last_is_text=True)) + listed
+        listed = "<ul>" + "".join(f"<li>{escaped(note)}</li>" for note in notes) + "</ul>\n" if notes else ""
+        return self._table(caption, html_table(head, lines, text_columns=1, last_is_text=True)) + listed
 
     def _pipelines(self) -> str:
         shown = "".join(
-            f"<details><summary>{_text(name)}</summary><pre><code>{_text(written)}</code></pre></details>\n"
+            f"<details><summary>{escaped(name)}</summary><pre><code>{escaped(written)}</code></pre></details>\n"
             for name, written in self.results.pipelines.items()
         )
         return f"<section><h2>Pipelines</h2>\n{shown}</section>\n" if shown else ""
@@ -328,16 +330,16 @@ class _Page:
             lines.append([str(key), f"{len(data.queries):,}", documents, data.fingerprint[:16]])
         head = ("data set", "queries", "documents", "fingerprint")
         caption = "Data sets, by the SHA-256 of their content (first 16 digits)."
-        datasets = self._table(caption, _html_table(head, lines, 1)) if lines else ""
+        datasets = self._table(caption, html_table(head, lines, 1)) if lines else ""
         packages = ", ".join(f"{name} {number}" for name, number in _versions())
         runs = "".join(
-            f"<details><summary>{_text(e.run)} on {_text(str(key))}</summary><pre><code>"
-            f"{_text(json.dumps(_plain(e.provenance), indent=2, ensure_ascii=False))}</code></pre></details>\n"
+            f"<details><summary>{escaped(e.run)} on {escaped(str(key))}</summary><pre><code>"
+            f"{escaped(json.dumps(_plain(e.provenance), indent=2, ensure_ascii=False))}</code></pre></details>\n"
             for key, group in self.results.groups.items()
             for e in group
             if e.provenance
         )
-        made = f"<p>Made with {_text(packages)}.</p>\n"
+        made = f"<p>Made with {escaped(packages)}.</p>\n"
         return f"<section><h2>Provenance</h2>\n{datasets}{made}{runs}</section>\n"
 
 
@@ -359,13 +361,13 @@ def _results_table(results: Results, key: DataKey) -> str:
     compared = any(row.comparison is not None for row in columns[0])
     timed = any(evaluation.seconds_per_query is not None for evaluation in results.groups[key])
     heads = ["mean<br><small>95 % interval</small>", *(["diff."] if compared else []), "bound"]
-    first = "".join(f'<th colspan="{len(heads)}" scope="colgroup">{_text(m)}</th>' for m in results.measures)
+    first = "".join(f'<th colspan="{len(heads)}" scope="colgroup">{escaped(m)}</th>' for m in results.measures)
     second = "".join(f'<th scope="col">{head}</th>' for head in heads * len(results.measures))
     best = [max(round(row.mean, 4) for row in column) for column in columns]
     lines = []
     for rows in zip(*columns, strict=True):
         evaluation = rows[0].evaluation
-        cells = [f'<th scope="row"{_breaks(evaluation.run)}>{_text(evaluation.run)}</th>']
+        cells = [f'<th scope="row"{_breaks(evaluation.run)}>{escaped(evaluation.run)}</th>']
         for row, highest in zip(rows, best, strict=True):
             mean = f"<b>{row.mean:.4f}</b>" if round(row.mean, 4) == highest else f"{row.mean:.4f}"
             low, high = row.interval
@@ -393,7 +395,7 @@ def _signed(row: Row) -> str:
     return _minus(f"{row.comparison.difference:+.4f}") + mark
 
 
-def _html_table(
+def html_table(
     head: Sequence[str], lines: Iterable[Sequence[str]], text_columns: int, *, last_is_text: bool = False
 ) -> str:
     """A table of texts, the first columns (and perhaps the last) set left, the others right."""
@@ -401,7 +403,7 @@ def _html_table(
     def cells(line: Sequence[str], tag: str) -> str:
         left = {*range(text_columns), *([len(line) - 1] if last_is_text else [])}
         return "".join(
-            f"<{tag}{_breaks(cell, 'left') if i in left else ''}>{_text(cell)}</{tag}>" for i, cell in enumerate(line)
+            f"<{tag}{_breaks(cell, 'left') if i in left else ''}>{escaped(cell)}</{tag}>" for i, cell in enumerate(line)
         )
 
     body = "".join(f"<tr>{cells(line, 'td')}</tr>" for line in lines)
@@ -418,19 +420,20 @@ def _summary(found: RunComparison) -> str:
     summary = found.summary
     return (
         f"{counted(summary.wins, 'query')} better, {summary.ties:,} equal, {summary.losses:,} worse than "
-        f"{_text(summary.baseline)}; of the relevant documents {found.risen:,} stand higher and {found.fallen:,} lower."
+        f"{escaped(summary.baseline)}; of the relevant documents {found.risen:,} stand higher and "
+        f"{found.fallen:,} lower."
     )
 
 
 def _moved_query(query: MovedQuery, baseline: Evaluation, system: Evaluation, corpus: TextSource | None) -> str:
     sides = "".join(
-        f"<div><h5>{_text(e.run)} <span>{value:.4f}</span></h5>{_documents(query.qid, e, corpus)}</div>"
+        f"<div><h5>{escaped(e.run)} <span>{value:.4f}</span></h5>{_documents(query.qid, e, corpus)}</div>"
         for e, value in ((baseline, query.before), (system, query.after))
     )
     kind = "gain" if query.difference > 0 else "loss"
     return (
         f'<details class="query"><summary><b class="{kind}">{_minus(f"{query.difference:+.4f}")}</b> '
-        f'<bdi dir="auto">{_text(query.text) or "(no text)"}</bdi> <small>{_text(query.qid)}</small></summary>'
+        f'<bdi dir="auto">{escaped(query.text) or "(no text)"}</bdi> <small>{escaped(query.qid)}</small></summary>'
         f'<div class="sides">{sides}</div></details>\n'
     )
 
@@ -442,8 +445,8 @@ def _documents(qid: str, evaluation: Evaluation, corpus: TextSource | None) -> s
     texts = _excerpts(docnos, corpus)
     grades = evaluation.grades[qid]
     items = "".join(
-        f'<li><p class="docno">{_grade(grades.get(docno))} <code>{_text(docno)}</code></p>'
-        + (f'<p dir="auto">{_text(text)}</p>' if text else "")
+        f'<li><p class="docno">{_grade(grades.get(docno))} <code>{escaped(docno)}</code></p>'
+        + (f'<p dir="auto">{escaped(text)}</p>' if text else "")
         + "</li>"
         for docno, text in zip(docnos, texts, strict=True)
     )
@@ -513,7 +516,7 @@ def _listed(items: Iterable[str]) -> str:
     return every[0] if len(every) == 1 else f"{', '.join(every[:-1])} and {every[-1]}"
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
     """Escaped for HTML, without control characters, and with a question mark for what UTF-8 cannot hold."""
     clean = "".join(c for c in text if (c >= " " and not "\x7f" <= c <= "\x9f") or c in "\n\t")
     return html.escape(clean.encode("utf-8", "replace").decode("utf-8"))

@@ -15,7 +15,7 @@ CURRENT = "model in training"
 
 @dataclass(frozen=True, repr=False)
 class CurrentEngine(Engine):
-    """The model that is being trained, with its weights as they are and its recipe's prompt; nothing it answers is kept.
+    """The model that is being trained, with its weights as they are and its recipe's prompt; no answer is kept.
 
     For the pipelines in a recipe's `evaluation`.
 
@@ -32,6 +32,6 @@ class CurrentEngine(Engine):
 
 def _nothing() -> Any:
     raise ConfigError(
-        "current: no model is being trained here; this engine is for the evaluation in a recipe (rerank train), elsewhere "
-        "name the model and its adapter"
+        "current: no model is being trained here; this engine is for the evaluation in a recipe (rerank train); "
+        "elsewhere name the model and its adapter"
     )

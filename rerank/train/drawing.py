@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from rerank.data.dataset import Dataset
@@ -72,11 +71,13 @@ class Drawing:
         """
         judged = self._judged()
         miner = Miner(self.source, self.library, self._lists(), counts=self.counts)
-        draw: Callable[[Judged], list[Drawn] | str]
         if (interval := self.source.interval) is not None:
-            pools = {query.qid: pool for query in judged if (pool := miner.pool(query, interval))}
-            miner.labels = self._taught(pools)
-            draw = partial(miner.interval_groups, interval=interval)
+            n_groups, pools = interval.groups, {query.qid: miner.pool(query, interval) for query in judged}
+            miner.labels = self._taught({qid: pool for qid, pool in pools.items() if pool})
+
+            def draw(query: Judged) -> list[Drawn] | str:
+                return miner.interval_groups(query, pools[query.qid], n_groups)
+
         else:
             miner.scores = self._margin_scores(miner, judged)
             draw = miner.judged_groups
@@ -109,7 +110,7 @@ class Drawing:
         codes = {d: code for d, code in zip(named, self.corpus.ids.find(named).tolist(), strict=True) if code >= 0}
         judged = []
         for qid in self.data.queries:
-            grades = qrels.get(qid, {})
+            grades = {docno: grade for docno, grade in qrels.get(qid, {}).items() if docno not in excluded.get(qid, ())}
             known = {codes[docno]: grade for docno, grade in grades.items() if docno in codes}
             out = frozenset(codes[docno] for docno in excluded.get(qid, ()) if docno in codes)
             judged.append(Judged(qid, known, out, len(grades) - len(known)))

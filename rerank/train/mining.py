@@ -162,9 +162,9 @@ class Miner:
         return list(dict.fromkeys([*self._band(query), *(c for c, grade in query.grades.items() if grade >= least)]))
 
     def _ranked(self, query: Judged) -> set[int]:
-        return (
-            set() if self.lists is None else set(self.lists.codes(query.qid)[: self.source.negatives.to_rank].tolist())
-        )
+        if self.lists is None:
+            return set()
+        return set(self.lists.codes(query.qid)[: self.source.negatives.to_rank].tolist())
 
     def _band(self, query: Judged) -> list[int]:
         """What may be mined for a query, best first; positives among it."""
@@ -232,16 +232,16 @@ class Miner:
     def pool(self, query: Judged, interval: Interval) -> list[int]:
         """The longer list of a query, best first: the first of its list, and some from the ranks after these."""
         codes = self.lists.codes(query.qid)[: interval.to_rank].tolist() if self.lists is not None else []
-        codes = [code for code in codes if code not in query.excluded and self.library.text(code)]
+        codes = [code for code in codes if code not in query.excluded]
         if interval.only_judged:
             codes = [code for code in codes if code in query.grades]
         rest = range(interval.first, len(codes))
         drawn = self._random("pool", query).sample(rest, min(interval.drawn, len(rest)))
-        return [*codes[: interval.first], *(codes[place] for place in sorted(drawn))]
+        pool = [*codes[: interval.first], *(codes[place] for place in sorted(drawn))]
+        return [code for code in pool if self.library.text(code)]
 
-    def interval_groups(self, query: Judged, interval: Interval) -> list[Drawn] | str:
-        """The groups of a query, or why it gives none."""
-        pool = self.pool(query, interval)
+    def interval_groups(self, query: Judged, pool: Sequence[int], k: int) -> list[Drawn] | str:
+        """At most `k` groups of a query from its `pool`, or why it gives none."""
         if len(pool) < 2:
             return "no list of 2 documents or more"
         labels = {code: query.label(code) for code in pool}
@@ -253,7 +253,7 @@ class Miner:
         ordered = sorted(pool, key=lambda code: -labels[code])
         groups: list[Drawn] = []
         for places in self._ways(len(pool), self._random("intervals", query)):
-            if len(groups) == interval.groups:
+            if len(groups) == k:
                 break
             chosen = [ordered[place] for place in places]
             if len({labels[code] for code in chosen}) > 1:

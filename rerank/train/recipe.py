@@ -1,15 +1,15 @@
 """Recipes: what is trained, on what, how long, and by what it is judged; one YAML file is one recipe.
 
-    name: my-cross-encoder
-    contrastive:
-      engine: {cross_encoder: {model: minilm-l6}}
-      adapter: {lora: {rank: 16}}
-      loss: softmax
-      groups:
-        - {data: beir/nfcorpus, negatives: {pipeline: bm25}}
-      evaluation:
-        on: [{data: beir/nfcorpus, split: dev}]
-        stages: [{bm25: {k: 100}}, {rerank: {engine: current}}]
+name: my-cross-encoder
+contrastive:
+  engine: {cross_encoder: {model: minilm-l6}}
+  adapter: {lora: {rank: 16}}
+  loss: softmax
+  groups:
+    - {data: beir/nfcorpus, negatives: {pipeline: bm25}}
+  evaluation:
+    on: [{data: beir/nfcorpus, split: dev}]
+    stages: [{bm25: {k: 100}}, {rerank: {engine: current}}]
 """
 
 from __future__ import annotations
@@ -136,7 +136,9 @@ class Validation:
             raise ConfigError("evaluation: 'on' names no data set; give one or more")
         parse_measures([self.measure])
         if not any(asks_current(stage) for stage in self.stages):
-            raise ConfigError("evaluation: no stage asks the model in training; add one such as rerank: {engine: current}")
+            raise ConfigError(
+                "evaluation: no stage asks the model in training; add one such as rerank: {engine: current}"
+            )
 
     @property
     def pipeline(self) -> Pipeline:
@@ -175,7 +177,10 @@ class Recipe(Part, ABC):
     """What products are computed in; weights, the optimiser and losses stay in float32.  `auto` is bfloat16 where the
     device computes it in hardware."""
     dropout: float | None = None
-    """Of the model's own dropout layers, in place of what the model says.  In packed batches attention drops nothing."""
+    """Of the model's own dropout layers, in place of what it says.  In packed batches attention drops nothing."""
+    checkpointing: bool = False
+    """Whether what layers compute is not kept for the gradient but computed again: a third more work, far less memory.
+    Batches are padded then."""
     freeze_embeddings: bool = True
     """Whether the vocabulary's vectors stay as they are where all weights are trained."""
     seed: int = 0
@@ -227,6 +232,7 @@ class Recipe(Part, ABC):
             method=self.adapter,
             precision=self.precision,
             dropout=self.dropout,
+            checkpointing=self.checkpointing,
             freeze_embeddings=self.freeze_embeddings,
             seed=self.seed,
             max_tokens=self.max_tokens,

@@ -1,8 +1,8 @@
 """The recipe `sft`: a causal language model learns to answer a prompt as the labels say.
 
-The answer is rendered in the form that the prompt asks for (`rerank.train.targets`): a pick, an order, grades.  The loss
-is the cross-entropy of the answer's tokens and the end, never of the prompt's.  Where the prompt has labels to choose
-from, only they compete: the loss is that of the label among the labels, which takes one position and no vocabulary.
+The answer is rendered in the form that the prompt asks for (`rerank.train.targets`): a pick, an order, grades.  The
+loss is the cross-entropy of the answer's tokens and the end, never of the prompt's.  Where the prompt has labels to
+choose from, only they compete: the loss is that of the label among the labels, at one position.
 """
 
 from __future__ import annotations

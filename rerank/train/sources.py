@@ -364,7 +364,16 @@ def _located(value: T, tree: Tree, key: Key) -> T:
 
 
 def beside(name: str, tree: Tree, key: Key) -> str:
-    """A path made absolute, where the name is one; a relative one must stay inside the folder of the file."""
+    """A path made absolute, where the name is one; a relative one must stay inside the folder of the file.
+
+    >>> from rerank.yamlfile import parse_yaml
+    >>> tree = parse_yaml("data: ./mine", folder=Path("/recipes"))
+    >>> beside("./mine", tree, ("data",)), beside("beir/nfcorpus", tree, ("data",))
+    ('/recipes/mine', 'beir/nfcorpus')
+
+    Raises:
+        ConfigError: it leaves the folder; with file, line and key path.
+    """
     if not name.startswith((".", "/", "~")) and not (tree.folder / name).exists():
         return name
     path = Path(name).expanduser()

@@ -24,6 +24,7 @@ from rerank.engines.language_model import Item, Request
 from rerank.engines.pairs import CrossEncoderEngine, PairsAsker
 from rerank.engines.prompted import CausalLMEngine, PromptedAsker
 from rerank.engines.scorer import shorter_type
+from rerank.engines.text_model import quiet_loading
 from rerank.errors import ConfigError, ModelError
 from rerank.models import ModelFolder, resolve_model
 from rerank.prompts.prompt import Prompt, load_prompt
@@ -62,6 +63,7 @@ class Student(ABC):
         method: the adapter method; None trains all weights.
         precision: what products are computed in; weights that are trained stay in float32.
         dropout: of the model's own dropout layers; None leaves them as the model has them.
+        checkpointing: whether what layers compute is computed again for the gradient.
         freeze_embeddings: whether the vocabulary's vectors stay as they are, where all weights are trained.
         seed: of new weights.
         max_tokens: what inputs are cut to.
@@ -82,6 +84,7 @@ class Student(ABC):
         method: AdapterMethod | None,
         precision: Precision,
         dropout: float | None,
+        checkpointing: bool,
         freeze_embeddings: bool,
         seed: int,
         max_tokens: int | None,
@@ -104,15 +107,23 @@ class Student(ABC):
             self.scorer.batch_tokens = batch_tokens
         model = self.scorer.model
         self.heads: tuple[str, ...] = self._heads(model)
+        if checkpointing:
+            # A layer that is computed again, outside the packed pass, would not know where sequences begin.
+            self.scorer.pad()
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
         if dropout is not None:
             for module in model.modules():
                 if isinstance(module, torch.nn.Dropout):
                     module.p = dropout
         if method is not None:
             self.trained = method.wrap(model, self.heads, self.name, seed)
+            if self.precision == "bfloat16":
+                self._round_frozen(model)
         else:
             self.trained = model
-            frozen = {id(weight) for weight in model.get_input_embeddings().parameters()} if freeze_embeddings else set()
+            frozen = (
+                {id(weight) for weight in model.get_input_embeddings().parameters()} if freeze_embeddings else set()
+            )
             for weight in model.parameters():
                 weight.requires_grad_(requires_grad=id(weight) not in frozen)
         self._wrapped()
@@ -123,10 +134,25 @@ class Student(ABC):
     def _load(self, runtime: Runtime) -> Any:
         """The scorer, in float32."""
 
+    def _round_frozen(self, model: Any) -> None:
+        """Holds the frozen layers inside the transformer in 16 bits, as they are multiplied, and casts inputs once."""
+        import torch
+
+        output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+        prefix = f"{model.base_model_prefix}."
+        for name, module in model.named_modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
+            frozen = isinstance(module, torch.nn.Linear) and not module.weight.requires_grad
+            # Heads are computed in 32 bits, and a pooler belongs to one.
+            if frozen and module is not output and name.startswith(prefix) and "pooler" not in name:
+                module.to(torch.bfloat16)
+
     @abstractmethod
     def _heads(self, model: Any) -> tuple[str, ...]:
         """The modules that are trained whole beside an adapter."""
 
+    @abstractmethod
     def _wrapped(self) -> None:
         """Told once the adapter's layers are in place."""
 
@@ -141,7 +167,7 @@ class Student(ABC):
         """float32 [documents] for each group of a batch, with gradients."""
 
     def batches(self, groups: Sequence[TrainingGroup]) -> list[Batch]:
-        """The groups of a step in batches of at most so many tokens as are computed together, at least one group each."""
+        """The groups of a step in batches of as many tokens as are computed together, or of one larger group."""
         batches: list[Batch] = []
         some: list[tuple[TrainingGroup, Any, int]] = []
         for group, (inputs, tokens) in zip(groups, self.inputs(groups), strict=True):
@@ -197,13 +223,14 @@ class Student(ABC):
                 weight.copy_(found[name])
 
     def save_model(self, folder: Path) -> None:
-        """Writes what was trained, as peft or transformers reads it: an adapter, or the whole model with its tokenizer."""
-        if self.method is not None:
-            self.trained.save_pretrained(folder, save_embedding_layers=False)
-            (folder / "README.md").unlink(missing_ok=True)
-        else:
-            self.trained.save_pretrained(folder)
-            self.scorer.tokenizer.save_pretrained(folder)
+        """Writes what was trained as peft or transformers reads it: an adapter, or the model with its tokenizer."""
+        with quiet_loading():
+            if self.method is not None:
+                self.trained.save_pretrained(folder, save_embedding_layers=False)
+                (folder / "README.md").unlink(missing_ok=True)
+            else:
+                self.trained.save_pretrained(folder)
+                self.scorer.tokenizer.save_pretrained(folder)
 
     # -- as it is now ------------------------------------------------------------
 
@@ -232,6 +259,10 @@ def _batch(some: Sequence[tuple[TrainingGroup, Any, int]]) -> Batch:
 
 class _CrossEncoder(CrossEncoder):
     """A cross-encoder through which gradients flow."""
+
+    def pad(self) -> None:
+        """Packs no more."""
+        self._packing = None
 
     def learns(self) -> None:
         """Told once adapter layers are in place."""
@@ -296,7 +327,7 @@ class CrossEncoderStudent(Student):
 
     def asker(self) -> Asker:
         """Scores pairs."""
-        return PairsAsker(_Uncached(self.scorer), max_tokens=self.max_tokens)  # type: ignore[arg-type]
+        return PairsAsker(_Uncached(self), max_tokens=self.max_tokens)  # type: ignore[arg-type]
 
 
 def _is_classifier(folder: Path) -> bool:
@@ -314,15 +345,20 @@ def _is_classifier(folder: Path) -> bool:
 class _CausalLM(CausalLM):
     """A causal language model through which gradients flow."""
 
+    def pad(self) -> None:
+        """Packs no more."""
+        self._packing = None
+
     def states(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
         """float32 [positions, d] that items read, and how many of them each does."""
         import torch
 
+        reads = [item.reads + sum(map(len, item.branches)) for item in items]
         parts: dict[int, Tensor] = {}
         for batch in self._batches(items):
             found, _ = self._states([items[i] for i in batch])
-            parts.update(zip(batch, found.split([items[i].reads for i in batch]), strict=True))
-        return torch.cat([parts[i] for i in range(len(items))]), [item.reads for item in items]
+            parts.update(zip(batch, found.split([reads[i] for i in batch]), strict=True))
+        return torch.cat([parts[i] for i in range(len(items))]), reads
 
     def item(self, request: Request) -> Item:
         """A request for labels as a sequence."""
@@ -336,15 +372,28 @@ class _CausalLM(CausalLM):
         """A request with the text that follows it as a sequence."""
         return self._continued(request)
 
-    def label_logits(self, states: Tensor, labels: Sequence[tuple[int, ...]]) -> list[Tensor]:
-        """float32 [labels] for each state: the logits of single tokens."""
+    def label_logits(self, states: Tensor, labels: Sequence[tuple[int, ...]]) -> Tensor:
+        """float32 [labels] from the states [positions, d] that one request reads, as the engine answers `choices`.
+
+        Logits where all labels are single tokens, else summed log-probabilities.
+        """
         import torch
 
-        found = []
-        for state, tokens in zip(states, labels, strict=True):
-            weights, bias = self._head_rows(torch.tensor(tokens, device=state.device))
-            found.append(self._finished(weights @ state + bias))
-        return found
+        if all(len(label) == 1 for label in labels):
+            weights, bias = self._head_rows(torch.tensor([label[0] for label in labels], device=states.device))
+            return self._finished(weights @ states[0] + bias)
+        rows: list[int] = []
+        tokens: list[int] = []
+        owners: list[int] = []
+        branch = 1
+        for i, label in enumerate(labels):
+            rows += [0, *range(branch, branch + len(label) - 1)]
+            tokens += label
+            owners += [i] * len(label)
+            branch += len(label) - 1
+        found = self.log_probabilities(states[torch.tensor(rows, device=states.device)], tokens)
+        owner = torch.tensor(owners, device=states.device)
+        return found.new_zeros(len(labels)).index_add(0, owner, found)
 
     def log_probabilities(self, states: Tensor, tokens: Sequence[int]) -> Tensor:
         """float32 [positions]: of each position's token among the whole vocabulary."""
@@ -393,26 +442,23 @@ class CausalLMStudent(Student):
     def _heads(self, model: Any) -> tuple[str, ...]:
         return ()
 
+    def _wrapped(self) -> None:
+        """Nothing: states are read from the layers as they are."""
+
     # -- scores ------------------------------------------------------------
 
     def check_scores(self) -> None:
         """Returns when the prompt's answers are scores with gradients.
 
         Raises:
-            ConfigError: they are texts, or labels of several tokens.
+            ConfigError: they are texts.
         """
         prompt = self.prompt
         if prompt.verb == "generate":
             raise ConfigError(
-                f"the prompt {prompt.name!r} has answers that are written, which have no gradient; take the recipe sft, "
-                "or a prompt that asks for labels (choices) or likelihoods"
+                f"the prompt {prompt.name!r} has answers that are written, which have no gradient; take the recipe "
+                "sft, or a prompt that asks for labels (choices) or likelihoods"
             )
-        if prompt.verb == "choices":
-            n = prompt.most_documents or 1
-            if any(len(label) > 1 for label in self.bound.continuations(n)):
-                raise ConfigError(
-                    f"the prompt {prompt.name!r} has labels of several tokens in this tokenizer; take other labels"
-                )
 
     def inputs(self, groups: Sequence[TrainingGroup]) -> list[tuple[Any, int]]:
         """The requests about each group, as sequences."""
@@ -446,8 +492,9 @@ class CausalLMStudent(Student):
             found = [each.mean() for each in self.scorer.log_probabilities(states, tokens).split(reads)]
             scores = torch.stack(found)
         else:
-            labels = [tuple(label[0] for label in request.continuations) for request in requests]
-            scores = torch.cat([self._score(logits) for logits in self.scorer.label_logits(states, labels)])
+            parts = zip(states.split(reads), requests, strict=True)
+            logits = [self.scorer.label_logits(part, request.continuations) for part, request in parts]
+            scores = torch.cat([self._score(each) for each in logits])
         return list(scores.split([len(group.documents) for group in batch.groups]))
 
     def _score(self, logits: Tensor) -> Tensor:
@@ -463,13 +510,13 @@ class CausalLMStudent(Student):
 
     # -- answers ------------------------------------------------------------
 
-    def answers(self, groups: Sequence[TrainingGroup], relevant: float, top: float) -> list[list[Answered]]:
+    def answers(self, groups: Sequence[TrainingGroup], relevant: float, top: float | None) -> list[list[Answered]]:
         """For each group its requests with the answers to learn.
 
         Args:
             groups: whose labels say what is right.
             relevant: the label from which on a document is.
-            top: the label that the highest grade stands for.
+            top: the label that the highest grade stands for; default the highest of each group.
         """
         found = []
         for group in groups:
@@ -489,11 +536,12 @@ class CausalLMStudent(Student):
             if self.scorer.end_token is not None:
                 tokens = (*tokens, self.scorer.end_token)
             request = self.bound.request(query, documents, room - len(tokens))
-            return Answered(self.scorer.continued(_Answer(request.tokens, request.prefix, (tokens,))), tokens, None)
+            item = self.scorer.continued(_Answer(request.tokens, request.prefix, (tokens,)))
+            return Answered(item, (tokens,), None)
         request = self.bound.request(query, documents, room)
         if self.prompt.verb == "likelihood":
-            return Answered(self.scorer.continued(request), request.continuations[0], None)
-        return Answered(self.scorer.item(request), tuple(label[0] for label in request.continuations), target)
+            return Answered(self.scorer.continued(request), request.continuations, None)
+        return Answered(self.scorer.item(request), request.continuations, target)
 
     def answer_loss(self, answered: Sequence[Answered]) -> tuple[Tensor, int]:
         """The summed cross-entropy of answers, and over how many tokens; of labels among themselves alone."""
@@ -505,12 +553,12 @@ class CausalLMStudent(Student):
         count = 0
         texts = [(part, each) for part, each in zip(states.split(reads), answered, strict=True) if each.shares is None]
         if texts:
-            tokens = [token for _, each in texts for token in each.tokens]
+            tokens = [token for _, each in texts for token in each.continuations[0]]
             total = total - self.scorer.log_probabilities(torch.cat([part for part, _ in texts]), tokens).sum()
             count += len(tokens)
         for part, each in zip(states.split(reads), answered, strict=True):
             if each.shares is not None:
-                logits = self.scorer.label_logits(part, [each.tokens])[0]
+                logits = self.scorer.label_logits(part, each.continuations)
                 shares = torch.tensor(each.shares, device=logits.device)
                 total = total - (shares * logits.log_softmax(0)).sum()
                 count += 1
@@ -525,15 +573,15 @@ class CausalLMStudent(Student):
         engine = self.engine
         if not isinstance(engine, CausalLMEngine):
             raise ConfigError(f"{engine.label}: is not trained as a causal language model")
-        return PromptedAsker(engine, _Uncached(self.scorer), self.bound, engine.sampling)  # type: ignore[arg-type]
+        return PromptedAsker(engine, _Uncached(self), self.bound, engine.sampling)
 
 
 class Answered(NamedTuple):
     """A prompt with its answer."""
 
     item: Item
-    tokens: tuple[int, ...]
-    """The answer, or the labels to choose from."""
+    continuations: tuple[tuple[int, ...], ...]
+    """The answer's tokens, or those of each label to choose from."""
     shares: tuple[float, ...] | None
     """How right each label is, summing to 1; None where the answer is a text."""
 
@@ -553,31 +601,34 @@ def _shown(group: TrainingGroup, *, many: bool) -> list[tuple[str, Sequence[str]
     """What a prompt shows of a group at once: all documents, or each by itself; with their labels."""
     if many:
         return [(group.query, group.documents, group.labels)]
-    return [
-        (group.query, (document,), (label,)) for document, label in zip(group.documents, group.labels, strict=True)
-    ]
+    return [(group.query, (document,), (label,)) for document, label in zip(group.documents, group.labels, strict=True)]
 
 
 class _Uncached:
-    """A scorer that is asked past any cache: its weights change."""
+    """A student's scorer, asked past any cache, for its weights change, and computing as it does in training."""
 
-    def __init__(self, scorer: Any) -> None:
-        self._scorer = scorer
+    def __init__(self, student: Student) -> None:
+        scorer = student.scorer
+        self._scorer, self._computing = scorer, student.computing
         self.tokenizer = scorer.tokenizer
         self.limit = scorer.limit
         self.key = scorer.key
 
     def pairs(self, pairs: Any, count: Any = None, max_tokens: int | None = None, cache: Any = None) -> Any:
-        return self._scorer.pairs(pairs, count, max_tokens)
+        with self._computing():
+            return self._scorer.pairs(pairs, count, max_tokens)
 
     def choices(self, requests: Any, count: Any = None, cache: Any = None) -> Any:
-        return self._scorer.choices(requests, count)
+        with self._computing():
+            return self._scorer.choices(requests, count)
 
     def likelihood(self, requests: Any, count: Any = None, cache: Any = None) -> Any:
-        return self._scorer.likelihood(requests, count)
+        with self._computing():
+            return self._scorer.likelihood(requests, count)
 
     def generate(self, requests: Any, sampling: Any, count: Any = None, cache: Any = None) -> Any:
-        return self._scorer.generate(requests, sampling, count)
+        with self._computing():
+            return self._scorer.generate(requests, sampling, count)
 
 
 def load_student(engine: Engine, runtime: Runtime, prompt: str | None, **options: Any) -> Student:
@@ -589,8 +640,8 @@ def load_student(engine: Engine, runtime: Runtime, prompt: str | None, **options
     """
     if getattr(engine, "adapter", None) is not None:
         raise ConfigError(
-            f"{engine.label}: an adapter is given, and another would be trained beside it; merge it into its model first "
-            "(rerank adapters merge) and give the merged folder"
+            f"{engine.label}: an adapter is given, and another would be trained beside it; merge it into its model "
+            "first (rerank adapters merge) and give the merged folder"
         )
     if isinstance(engine, CrossEncoderEngine):
         if prompt is not None:
@@ -601,4 +652,3 @@ def load_student(engine: Engine, runtime: Runtime, prompt: str | None, **options
             raise ConfigError("causal_lm: needs a prompt: the name of a profile (rerank prompts list) or a file")
         return CausalLMStudent(engine, runtime, prompt, **options)
     raise ConfigError(f"{engine.label}: cannot be trained; take cross_encoder or causal_lm")
-

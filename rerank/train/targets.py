@@ -20,7 +20,9 @@ _MOST = 10
 """The highest grade that prompts of the parser `group-scores` have."""
 
 
-def target_of(prompt: Prompt, labels: Sequence[float], relevant: float = 1.0, top: float | None = None) -> Target | None:
+def target_of(
+    prompt: Prompt, labels: Sequence[float], relevant: float = 1.0, top: float | None = None
+) -> Target | None:
     """What is to be answered about documents with these labels; None where nothing is to be learnt from them.
 
     A pick is the first of the documents with the highest label, odds are shared by all of them; an order is by falling

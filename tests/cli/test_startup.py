@@ -9,8 +9,11 @@ import pytest
 from rerank import __version__
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "numba", "pandas", "ir_datasets", "scipy", "bm25s", "numpy")
-VERBS = ["run", "evaluate", "compare", "search", "rerank", "check", "schema", "index", "data", "models", "cache", "prompts"]
-NESTED = [["index", "build"], ["data", "list"], ["models", "list"], ["cache", "prune"]]
+VERBS = [
+    "run", "evaluate", "compare", "search", "rerank", "train", "check", "schema", "index", "adapters", "data", "models",
+    "cache", "prompts",
+]  # fmt: skip
+NESTED = [["index", "build"], ["adapters", "merge"], ["data", "list"], ["models", "list"], ["cache", "prune"]]
 
 PROGRAM = f"""
 import sys

@@ -103,7 +103,7 @@ def test_vectors_of_packed_and_padded_batches_are_not_mixed(
 ) -> None:
     packed = load_encoder(runtime, str(tiny_encoder), dtype="float32").identity("document")
     monkeypatch.setattr(text_model, "find_packing", lambda *_, **__: None)
-    other = Runtime(own_home, threads=1, device="cpu", progress=False)
+    other = Runtime(own_home / "other", threads=1, device="cpu", progress=False)
     padded = load_encoder(other, str(tiny_encoder), dtype="float32").identity("document")
     assert (packed.path, padded.path) == ("packed 1", "tokens 1")
     assert packed.key != padded.key
@@ -265,6 +265,18 @@ def test_batches_hold_every_text_once_and_keep_to_the_budget(sizes: list[int], b
     for batch in batches:
         widest = max(sizes[i] for i in batch)
         assert len(batch) == 1 or len(batch) * max(1, widest) <= budget
+
+
+@pytest.mark.parametrize("budget", [1024, 4096, 16 * 4096])
+@pytest.mark.parametrize("n", [1000, 4000])
+def test_padding_is_at_most_a_twentieth_of_a_call_of_a_thousand_texts(n: int, budget: int) -> None:
+    lengths = np.random.default_rng(n).lognormal(4.78, 0.58, n).clip(8, 512).astype(np.int64)
+    assert lengths.mean() == pytest.approx(141, abs=4)
+    batches = list(token_batches(lengths, budget))
+    padded = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    assert padded <= 1.05 * lengths.sum()
+    # Not by making batches small.
+    assert len(batches) <= 1.5 * lengths.sum() / min(budget, 4096)
 
 
 # -- folders that cannot be used ------------------------------------------------------------

@@ -247,7 +247,7 @@ def test_interval_groups_are_different_sub_lists_in_the_order_of_labels(
     assert pool[:first] == CORPUS.ids.find([f"d{number:02}" for number in range(first)]).tolist()
     assert len(pool) == first + drawn
     assert pool == sorted(pool)
-    found = mine.interval_groups(query, interval)
+    found = mine.interval_groups(query, pool, 5)
     if isinstance(found, str):
         assert found == "labels that are all equal"
         return
@@ -264,7 +264,8 @@ def test_interval_groups_are_different_sub_lists_in_the_order_of_labels(
 def test_only_judged_documents_are_in_intervals_where_asked() -> None:
     interval = Interval(run="x", first=2, drawn=18, to_rank=20, only_judged=True)
     grades = {"d01": 1, "d07": 0, "d11": 2}
-    (group,) = groups_of(miner(ranked(), interval=interval, sizes=(3,)).interval_groups(judged(grades), interval))
+    mine, query = miner(ranked(), interval=interval, sizes=(3,)), judged(grades)
+    (group,) = groups_of(mine.interval_groups(query, mine.pool(query, interval), 9))
     assert set(docnos(group)) == set(grades)
 
 
@@ -272,17 +273,18 @@ def test_a_teacher_orders_intervals_and_what_it_misses_gets_its_lowest_score() -
     interval = Interval(run="x", first=4, drawn=0)
     mine = miner(ranked(), interval=interval, sizes=(4,))
     mine.labels = ranked({"d00": 0.5, "d02": 2.5, "d25": -1.0})
-    (group,) = groups_of(mine.interval_groups(judged({}), interval))
+    (group,) = groups_of(mine.interval_groups(judged({}), mine.pool(judged({}), interval), 9))
     labels = dict(zip(docnos(group), group.labels, strict=True))
     assert labels == {"d00": 0.5, "d01": -1.0, "d02": 2.5, "d03": -1.0}
     assert mine.counts["documents that the teacher did not score"] == 2
 
 
 def test_sizes_come_as_often_as_their_weights_say() -> None:
-    interval = Interval(run="x", first=20, drawn=0, to_rank=20, groups=60)
+    interval = Interval(run="x", first=20, drawn=0, to_rank=20)
     grades = {f"d{number:02}": number for number in range(20)}
     mine = miner(ranked(), interval=interval, sizes=(2, 3, 4), weights=(3.0, 0.0, 1.0))
-    sizes = [len(group.codes) for group in groups_of(mine.interval_groups(judged(grades), interval))]
+    query = judged(grades)
+    sizes = [len(group.codes) for group in groups_of(mine.interval_groups(query, mine.pool(query, interval), 60))]
     assert set(sizes) == {2, 4}
     assert sizes.count(2) > sizes.count(4)
 

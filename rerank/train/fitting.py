@@ -1,0 +1,417 @@
+"""The loop that changes weights: transformers' Trainer, with steps cut into batches by tokens and whole checkpoints.
+
+A step learns from a fixed number of groups, computed in batches of as many tokens as fit; gradients are summed and
+divided once, so how a step was cut does not show in its result.  A checkpoint is an artifact: it is there whole or not
+at all, and a run that goes on from it is, on a processor with the same number of threads, the undisturbed run to the
+bit.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rerank.artifact import MANIFEST, new_artifact, verify_artifact
+from rerank.errors import ArtifactError, ModelError
+from rerank.extras import need
+
+if TYPE_CHECKING:
+    from rerank.train.groups import Groups
+    from rerank.train.recipe import Recipe
+    from rerank.train.students import Student
+
+logger = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint"
+VERSION = 1
+WEIGHTS = "weights.safetensors"
+_STATE = "trainer_state.json"
+
+
+class Fitted(NamedTuple):
+    """What a training came to."""
+
+    steps: int
+    """The last step."""
+    best_step: int
+    """The step whose weights the student has now."""
+    best: float | None
+    """The measure at that step; None where nothing was measured."""
+    stopped_early: bool
+
+
+class Job(NamedTuple):
+    """What is trained."""
+
+    recipe: Recipe
+    student: Student
+    groups: Groups
+    folder: Path
+    """Where checkpoints and the log go."""
+    fingerprint: str
+    """Of all that the result depends on."""
+    measure: Callable[[], float] | None
+    """How good the weights are now, higher is better."""
+    advance: Callable[[int], None]
+    """Told of each step."""
+
+    @property
+    def n_steps(self) -> int:
+        """How many steps there are."""
+        return self.recipe.optimiser.n_steps(len(self.groups))
+
+    @property
+    def log(self) -> Path:
+        """The file of what happened, a JSON object a line."""
+        return self.folder / "metrics.jsonl"
+
+
+def order_of_groups(n_groups: int, n: int, seed: int) -> list[int]:
+    """The numbers of `n` groups in the order that they are learnt from: every epoch all of them, shuffled anew.
+
+    >>> order_of_groups(3, 5, seed=0)[:3] != order_of_groups(3, 5, seed=1)[:3]
+    True
+    >>> sorted(order_of_groups(3, 6, seed=0))
+    [0, 0, 1, 1, 2, 2]
+    """
+    import numpy as np
+
+    order: list[int] = []
+    while len(order) < n:
+        epoch = len(order) // n_groups
+        order += np.random.default_rng([seed, epoch]).permutation(n_groups).tolist()
+    return order[:n]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints of a run, the earliest first."""
+    found = [path for path in (folder / "checkpoints").glob("step-*") if (path / MANIFEST).is_file()]
+    return sorted(found)
+
+
+def fit(job: Job) -> Fitted:
+    """What training came to; the student has the best weights after it, or the last ones where nothing is measured.
+
+    Raises:
+        ModelError: a loss or gradient that is not finite.
+        ArtifactError: a checkpoint that cannot be written.
+    """
+    transformers = need("transformers", "train", "training")
+    need("accelerate", "train", "training")
+    recipe, optimiser = job.recipe, job.recipe.optimiser
+    every = recipe.evaluation.every if recipe.evaluation is not None else None
+    arguments = transformers.TrainingArguments(
+        output_dir=str(job.folder),
+        per_device_train_batch_size=optimiser.groups,
+        gradient_accumulation_steps=1,
+        max_steps=job.n_steps,
+        learning_rate=optimiser.learning_rate,
+        weight_decay=optimiser.weight_decay,
+        lr_scheduler_type=optimiser.schedule if optimiser.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=int(optimiser.warmup * job.n_steps),
+        max_grad_norm=optimiser.clip,
+        optim="adamw_torch",
+        seed=recipe.seed,
+        logging_strategy="steps",
+        logging_steps=recipe.log_every,
+        logging_nan_inf_filter=False,
+        eval_strategy="no",
+        save_strategy="no",
+        report_to=list(recipe.report_to) or "none",
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        use_cpu=job.student.device == "cpu",
+        dataloader_pin_memory=False,
+    )
+    if arguments.world_size > 1:
+        raise ModelError(
+            f"{arguments.world_size} processes train one model; several devices are not supported by this recipe: "
+            "start one process, and choose its device with --device"
+        )
+    trainer = _trainer_class()(job, arguments, every)
+    found = checkpoints(job.folder)
+    last = found[-1] if found else None
+    step = 0 if last is None else int(last.name.removeprefix("step-"))
+    _keep_lines(job.log, step)
+    if last is not None:
+        verify_artifact(last)
+        job.advance(step)
+        logger.info("training goes on from step %d of %d", step, job.n_steps)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    fitted: Fitted = trainer.fitted()
+    return fitted
+
+
+def _keep_lines(log: Path, step: int) -> None:
+    """Leaves of a log what was written up to `step`: what came after will come again."""
+    from rerank.artifact import write_text
+
+    kept = [line for line in read_log(log) if line["step"] <= step] if step else []
+    if log.is_file():
+        write_text(log, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def read_log(log: Path) -> list[dict[str, Any]]:
+    """The whole lines of a log."""
+    if not log.is_file():
+        return []
+    lines = log.read_text(encoding="utf-8").split("\n")
+    # What follows the last line break was being written when the process ended.
+    return [json.loads(line) for line in lines[:-1]]
+
+
+@functools.cache
+def _trainer_class() -> Any:
+    """The class of trainers; made late, because its base comes with transformers."""
+    import torch
+    import transformers
+
+    class Fitting(transformers.Trainer):  # type: ignore[misc]  # transformers comes without types here
+        """Trainer for a student and a recipe."""
+
+        def __init__(self, job: Job, arguments: Any, every: int | None) -> None:
+            n = job.n_steps * job.recipe.optimiser.groups
+            super().__init__(
+                model=job.student.trained,
+                args=arguments,
+                train_dataset=_Places(order_of_groups(len(job.groups), n, job.recipe.seed)),
+                data_collator=_collate,
+            )
+            self.remove_callback(transformers.PrinterCallback)
+            self.control: Any
+            self._job, self._every = job, every
+            self._start: float | None = None
+            self._seen = 0
+            self._tokens, self._documents = 0, 0
+            self._since = time.perf_counter()
+
+        # -- steps ------------------------------------------------------------
+
+        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+            """The mean loss of a step; its gradient is in the weights."""
+            job, recipe = self._job, self._job.recipe
+            model.train()
+            groups = [job.groups[place] for place in inputs["places"].tolist()]
+            total = torch.zeros((), device=job.student.device)
+            items = torch.zeros((), device=job.student.device)
+            for batch in recipe.batches(job.student, groups):
+                loss, count = recipe.total(job.student, batch)
+                if loss.requires_grad:
+                    self.accelerator.backward(loss)
+                total += loss.detach()
+                items += count
+                self._tokens += batch.tokens
+                self._documents += sum(len(group.documents) for group in batch.groups)
+            share = 1 / items.clamp(min=1)
+            for weight in model.parameters():
+                if weight.grad is not None:
+                    weight.grad.mul_(share)
+            mean = total * share
+            if not torch.isfinite(mean):
+                raise self._not_finite("loss")
+            return mean
+
+        def _clip_grad_norm(self, model: Any) -> Any:
+            norm = super()._clip_grad_norm(model)
+            if norm is not None and not math.isfinite(float(norm)):
+                raise self._not_finite("gradient")
+            return norm
+
+        def _not_finite(self, what: str) -> ModelError:
+            kept = checkpoints(self._job.folder)
+            good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            advice = "lower optimiser.learning_rate"
+            if self._job.student.precision != "float32":
+                advice += ", or take precision: float32"
+            return ModelError(f"step {self.state.global_step + 1}: the {what} is not a finite number; {good}; {advice}")
+
+        def floating_point_ops(self, inputs: Any) -> int:
+            return 0
+
+        # -- what happens beside steps ------------------------------------------------------------
+
+        def _maybe_log_save_evaluate(
+            self, tr_loss: Any, grad_norm: Any, model: Any, trial: Any, *rest: Any, **more: Any
+        ) -> None:
+            step, last = self.state.global_step, self.args.max_steps
+            was = self._globalstep_last_logged
+            if step == last and step > was:
+                self.control.should_log = True
+            super()._maybe_log_save_evaluate(tr_loss, grad_norm, model, trial, *rest, **more)
+            if step == self._seen:
+                return  # the end of an epoch, after its last step
+            self._seen = step
+            self._job.advance(1)
+            measured = self._every is not None and (step % self._every == 0 or step == last)
+            if measured:
+                self.evaluate()
+            if measured or step % self._job.recipe.save_every == 0 or step == last:
+                self._save_checkpoint(model, trial)
+
+        def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:
+            """As the base does, after the first measurement."""
+            self._seen = 0
+            evaluation = self._job.recipe.evaluation
+            if resume_from_checkpoint is None and evaluation is not None and evaluation.at_start:
+                self.state.max_steps = self.args.max_steps
+                self._start = self._measured()
+            else:
+                self._start = None
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **more)
+
+        def _init_training_state(self, *given: Any, **more: Any) -> Any:
+            found = super()._init_training_state(*given, **more)
+            self._seen = self.state.global_step
+            if self._start is not None:
+                self._note(self._start)
+            return found
+
+        def _measured(self) -> float:
+            measure = self._job.measure
+            if measure is None:
+                raise ModelError("nothing says how the weights are measured")
+            # Whatever a pipeline draws must not move what training draws.
+            with torch.random.fork_rng(devices=[]), self._job.student.resting():
+                return measure()
+
+        def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+            """The measure of the weights as they are."""
+            started = time.perf_counter()
+            value = self._measured()
+            self._since += time.perf_counter() - started
+            return self._note(value)
+
+        def _note(self, value: float) -> dict[str, float]:
+            evaluation = self._job.recipe.evaluation
+            name = evaluation.measure if evaluation is not None else "measure"
+            state, step = self.state, self.state.global_step
+            if state.best_metric is None or value > state.best_metric:
+                state.best_metric, state.best_global_step = value, step
+            metrics = {f"eval_{name}": value}
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            patience = evaluation.patience if evaluation is not None else None
+            if (
+                patience is not None
+                and evaluation is not None
+                and step - state.best_global_step >= patience * evaluation.every
+            ):
+                logger.info("step %d: no better %s for %d measurements; training stops", step, name, patience)
+                self.control.should_training_stop = True
+            return metrics
+
+        def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+            """Writes a line, and tells trackers."""
+            if "loss" in logs:
+                seconds = max(time.perf_counter() - self._since, 1e-9)
+                logs["tokens_per_second"] = round(self._tokens / seconds, 1)
+                logs["documents"] = self._documents
+                logs["memory_mb"] = round(_memory_mb(self._job.student.device), 1)
+                self._tokens, self._documents, self._since = 0, 0, time.perf_counter()
+            elif "train_runtime" in logs:
+                return
+            super().log(logs, start_time)
+            line = {"step": self.state.global_step, **{k: v for k, v in logs.items() if k != "total_flos"}}
+            with self._job.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            logger.info("step %d: %s", self.state.global_step, ", ".join(f"{k} {v:.4g}" for k, v in logs.items()))
+
+        # -- checkpoints ------------------------------------------------------------
+
+        def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            job, step = self._job, self.state.global_step
+            path = job.folder / "checkpoints" / f"step-{step:07d}"
+            if path.is_dir():
+                return
+            try:
+                with new_artifact(path, CHECKPOINT, VERSION, job.fingerprint) as draft:
+                    job.student.save_weights(draft.path / WEIGHTS)
+                    self._save_optimizer_and_scheduler(str(draft.path))
+                    self._save_rng_state(str(draft.path))
+                    for callback in [self.control]:
+                        self.state.stateful_callbacks[type(callback).__name__] = callback.state()
+                    self.state.save_to_json(str(draft.path / _STATE))
+            # Each library has its own error for a disk that is full.
+            except (OSError, RuntimeError, _safetensors_error()) as error:
+                kept = checkpoints(job.folder)
+                good = f"the last good one is {kept[-1]}" if kept else "there is none before it"
+                reason = " ".join(str(error).split())[:200]
+                raise ArtifactError(
+                    f"{path}: the checkpoint cannot be written ({reason}); {good}: make room, and start the same "
+                    "command again to go on from there"
+                ) from error
+            best = self.state.best_global_step
+            for old in checkpoints(job.folder)[:-1]:
+                if old.name != f"step-{best or 0:07d}":
+                    shutil.rmtree(old)
+
+        def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+            self._job.student.load_weights(Path(resume_from_checkpoint) / WEIGHTS)
+
+        def fitted(self) -> Fitted:
+            """What came out; the best weights are loaded."""
+            state = self.state
+            best = state.best_global_step if self._every is not None else None
+            path = self._job.folder / "checkpoints" / f"step-{best or 0:07d}"
+            if best is not None and best != state.global_step and path.is_dir():
+                self._job.student.load_weights(path / WEIGHTS)
+            elif best == 0:
+                logger.warning("no checkpoint is better than the weights before training; the last ones are kept")
+                best = state.global_step
+            return Fitted(
+                state.global_step,
+                state.global_step if best is None else best,
+                state.best_metric if best is not None else None,
+                state.global_step < self.args.max_steps,
+            )
+
+    return Fitting
+
+
+class _Places:
+    """The numbers of groups, as a data set of torch."""
+
+    def __init__(self, places: Sequence[int]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> int:
+        return self._places[index]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._places)
+
+
+def _collate(places: Sequence[int]) -> dict[str, Any]:
+    import torch
+
+    return {"places": torch.tensor(places)}
+
+
+def _memory_mb(device: str) -> float:
+    """The most that was taken up to now: of the accelerator's memory, else of the process's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return float(torch.cuda.max_memory_allocated()) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _safetensors_error() -> type[Exception]:
+    from safetensors import SafetensorError
+
+    error: type[Exception] = SafetensorError
+    return error

@@ -1,0 +1,499 @@
+"""Training: from a recipe's file to an adapter that engines load, for every recipe, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import write_model
+from tiny_scorers import write_chat_lm, write_classifier
+from tiny_training import recipe_text, write_collection
+
+from rerank.engines.causal_lm import load_causal_lm
+from rerank.engines.cross_encoder import load_cross_encoder
+from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
+from rerank.prompts.prompt import load_prompt
+from rerank.runtime import Runtime
+from rerank.train.fitting import checkpoints, order_of_groups, read_log
+from rerank.train.recipe import Recipe, recipe_from
+from rerank.train.training import Trained, train
+from rerank.yamlfile import parse_yaml
+
+pytestmark = [
+    pytest.mark.needs("peft", "accelerate"),
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
+]
+PAIRS = [("the lift of a wing", "a wing has lift and drag"), ("sun", "moon " * 9), ("heat", "heat of the sun")]
+
+
+@pytest.fixture(scope="session")
+def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_collection(tmp_path_factory.mktemp("collection") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models") / "encoder")
+
+
+@pytest.fixture(scope="session")
+def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_chat_lm(tmp_path_factory.mktemp("models") / "chat")
+
+
+@pytest.fixture
+def runtime(own_home: Path) -> Runtime:
+    return Runtime(own_home, threads=1, device="cpu", progress=False, cache=False)
+
+
+def recipe(text: str) -> Recipe:
+    return recipe_from(parse_yaml(text)).recipe
+
+
+def run(text: str, out: Path, runtime: Runtime) -> Trained:
+    return train(recipe(text), out, runtime)
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_log(out / "metrics.jsonl") if "loss" in line]
+
+
+def weights(out: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(next(out.glob("*/*.safetensors")))
+
+
+def equal(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+# -- what training leaves ------------------------------------------------------------
+
+
+def test_a_cross_encoder_from_an_encoder_is_saved_with_its_head_and_loads_with_the_same_scores(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    made = recipe(recipe_text(encoder, collection))
+    trained = train(made, tmp_path / "out", runtime)
+    student = made.student(runtime)
+    best = checkpoints(tmp_path / "out")
+    student.load_weights(
+        next(p for p in best if p.name == f"step-{trained.fitted.best_step:07d}") / "weights.safetensors"
+    )
+    with student.resting():
+        expected = student.scorer.pairs(PAIRS)
+    loaded = load_cross_encoder(runtime, str(encoder), dtype="float32", adapter=str(trained.model))
+    assert loaded.pairs(PAIRS) == pytest.approx(expected, abs=1e-6)
+    assert loaded.path == "packed"
+    assert loaded.adapter is not None and "classifier.weight" in loaded.adapter.replaced
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "groups"),
+    [
+        ("contrastive", "loss: {lambda_loss: {}}", ""),
+        ("contrastive", "loss: {bce: {threshold: 1}}", ""),
+        ("contrastive", "loss: ranknet", ""),
+        ("distill", "loss: {kl: {temperature: 2.0}}", ", teacher: {pipeline: bm25}"),
+        ("distill", "loss: margin_mse", ", teacher: {pipeline: bm25}"),
+    ],
+)
+def test_losses_fall(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, kind: str, loss: str, groups: str
+) -> None:
+    text = recipe_text(
+        encoder, collection, kind=kind, more=f"  {loss}", groups=groups, evaluation=False,
+        optimiser="learning_rate: 1.0e-2, groups: 12, steps: 8, warmup: 0.0",
+    )  # fmt: skip
+    run(text, tmp_path / "out", runtime)
+    found = losses(tmp_path / "out")
+    assert min(found[-2:]) < found[0]
+
+
+@pytest.mark.parametrize("model_kind", ["xlm-roberta", "modernbert", "deberta", "qwen3"])
+def test_classifiers_of_every_family_are_trained_and_load_again(
+    runtime: Runtime, collection: Path, tmp_path: Path, model_kind: str
+) -> None:
+    base = write_classifier(tmp_path / "base", model_kind)
+    before = load_cross_encoder(runtime, str(base), dtype="float32").pairs(PAIRS)
+    optimiser = "learning_rate: 1.0e-2, groups: 4, steps: 2"
+    trained = run(recipe_text(base, collection, evaluation=False, optimiser=optimiser), tmp_path / "out", runtime)
+    loaded = load_cross_encoder(runtime, str(base), dtype="float32", adapter=str(trained.model))
+    assert not np.allclose(loaded.pairs(PAIRS), before, atol=1e-3)
+    assert set(checkpoint_names(tmp_path / "out")) >= {"lora", "modules_to_save"}
+
+
+def checkpoint_names(out: Path) -> set[str]:
+    from safetensors.torch import load_file
+
+    names = load_file(checkpoints(out)[-1] / "weights.safetensors")
+    return {part for name in names for part in ("lora", "modules_to_save") if part in name}
+
+
+def test_without_an_adapter_all_weights_but_the_vocabulary_are_trained(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    text = recipe_text(encoder, collection, adapter="null", optimiser="learning_rate: 1.0e-3, groups: 4, steps: 2")
+    trained = run(text, tmp_path / "out", runtime)
+    before = AutoModel.from_pretrained(encoder).state_dict()
+    after = AutoModel.from_pretrained(trained.model).state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert "embeddings.word_embeddings.weight" not in changed
+    assert "encoder.layer.0.attention.self.query.weight" in changed
+    assert len(load_cross_encoder(runtime, str(trained.model), dtype="float32").pairs(PAIRS)) == len(PAIRS)
+
+
+@pytest.mark.parametrize("prompt", ["yes-no", "pick", "query-likelihood", "graded"])
+def test_a_language_model_is_trained_by_its_labels_and_loads_under_its_prompt(
+    runtime: Runtime, collection: Path, chat: Path, tmp_path: Path, prompt: str
+) -> None:
+    text = recipe_text(
+        chat, collection, engine="causal_lm", evaluation=False, more=f"  prompt: {prompt}\n  max_tokens: 1024",
+        optimiser="learning_rate: 1.0e-2, groups: 12, steps: 3, warmup: 0.0",
+    )  # fmt: skip
+    trained = run(text, tmp_path / "out", runtime)
+    made = recipe(text).student(runtime)
+    made.load_weights(checkpoints(tmp_path / "out")[-1] / "weights.safetensors")
+    bound = load_prompt(prompt).bind(made.scorer.tokenizer)
+    documents = ("a wing", "the moon") if bound.prompt.shows_many else ("a wing",)
+    asked = [bound.request("lift", documents, 1024)]
+    loaded = load_causal_lm(runtime, str(chat), dtype="float32", adapter=str(trained.model))
+    verb = "likelihood" if prompt == "query-likelihood" else "choices"
+    with made.resting():
+        expected = getattr(made.scorer, verb)(asked)
+    assert np.asarray(getattr(loaded, verb)(asked)) == pytest.approx(np.asarray(expected), abs=1e-5)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize("prompt", ["rank-r1-sft", "order", "group-scores", "yes-no", "pick"])
+def test_answers_are_learnt(runtime: Runtime, collection: Path, chat: Path, tmp_path: Path, prompt: str) -> None:
+    text = recipe_text(
+        chat, collection, kind="sft", engine="causal_lm", evaluation=False,
+        more=f"  prompt: {prompt}\n  max_tokens: 1536",
+        optimiser="learning_rate: 1.0e-2, groups: 12, steps: 3, warmup: 0.0",
+    )  # fmt: skip
+    run(text, tmp_path / "out", runtime)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_the_loss_of_an_answer_is_that_of_its_tokens_alone(runtime: Runtime, collection: Path, chat: Path) -> None:
+    from rerank.train.groups import build_groups
+    from rerank.train.students import CausalLMStudent
+
+    made = recipe(
+        recipe_text(chat, collection, kind="sft", engine="causal_lm", more="  prompt: order\n  max_tokens: 1536")
+    )
+    student = made.student(runtime)
+    assert isinstance(student, CausalLMStudent)
+    group = build_groups(made.groups, runtime)[0]
+    student.trained.eval()
+    total, count = made.total(student, made.batches(student, [group])[0])
+    answered = student.answers([group], 1.0, None)[0][0]
+    ids = torch.tensor([[*answered.item.tokens.tolist(), answered.continuations[0][-1]]])
+    with torch.no_grad():
+        logits = student.scorer.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    targets = torch.tensor(answered.continuations[0])
+    expected = -logits[-len(targets) :].gather(1, targets[:, None]).sum()
+    assert int(count) == len(targets)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# -- steps ------------------------------------------------------------
+
+
+def test_a_step_is_the_same_however_it_is_cut(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    found = []
+    for i, tokens in enumerate((1, 64, 100_000)):
+        # A loss that only differences of scores matter to leaves a head's bias to rounding.
+        text = recipe_text(
+            encoder, collection, evaluation=False, adapter="{lora: {rank: 4, dropout: 0.0}}",
+            more="  dropout: 0.0\n  loss: {bce: {threshold: 1}}",
+            optimiser=f"learning_rate: 1.0e-3, groups: 8, steps: 3, batch_tokens: {tokens}",
+        )  # fmt: skip
+        run(text, tmp_path / str(i), runtime)
+        found.append(weights(tmp_path / str(i)))
+    for name, weight in found[0].items():
+        for other in found[1:]:
+            torch.testing.assert_close(other[name], weight, atol=2e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["cross_encoder", "causal_lm"])
+def test_packed_and_padded_gradients_agree(
+    runtime: Runtime, collection: Path, encoder: Path, chat: Path, engine: str
+) -> None:
+    from rerank.train.groups import build_groups
+
+    lm = engine == "causal_lm"
+    found = []
+    for more, path in (("", "packed"), ("  checkpointing: true\n", "padded")):
+        prompt = "  prompt: yes-no\n" if lm else ""
+        adapter = "{lora: {rank: 4, dropout: 0.0, targets: all-linear}}"
+        made = recipe(
+            recipe_text(
+                chat if lm else encoder,
+                collection,
+                engine=engine,
+                adapter=adapter,
+                more=f"  dropout: 0.0\n{more}{prompt}",
+            )
+        )
+        groups = build_groups(made.groups, runtime)[:4]
+        student = made.student(runtime)
+        # What is new adds nothing yet, and half of it would get no gradient.
+        torch.manual_seed(1)
+        for weight in student.weights().values():
+            torch.nn.init.normal_(weight, std=0.1)
+        student.trained.train()
+        for batch in made.batches(student, groups):
+            made.total(student, batch)[0].backward()
+        found.append({name: weight.grad for name, weight in student.weights().items()})
+        assert student.scorer.path == path
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3)
+
+
+def test_every_epoch_has_each_group_once_in_another_order() -> None:
+    order = order_of_groups(5, 12, seed=3)
+    assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5))
+    assert order[:5] != order[5:10]
+
+
+# -- going on ------------------------------------------------------------
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from rerank.runtime import Runtime
+from rerank.train import fitting
+from rerank.train.recipe import load_recipe
+from rerank.train.training import train
+
+if len(sys.argv) > 4:
+    make = fitting.new_artifact
+    def dies(path, *rest):
+        if path.name == sys.argv[4]:
+            (path.parent / f".{path.name}.1.part").mkdir()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(path, *rest)
+    fitting.new_artifact = dies
+with Runtime(Path(sys.argv[3]), threads=1, device="cpu", progress=False) as runtime:
+    train(load_recipe(sys.argv[1]).recipe, Path(sys.argv[2]), runtime)
+"""
+
+
+def test_a_killed_run_goes_on_to_the_same_bits(collection: Path, encoder: Path, tmp_path: Path, own_home: Path) -> None:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(recipe_text(encoder, collection, optimiser="learning_rate: 1.0e-2, groups: 5, steps: 7"))
+
+    def start(out: str, *more: str) -> int:
+        command = [sys.executable, "-W", "ignore", "-c", KILLED, str(path), str(tmp_path / out), str(own_home), *more]
+        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    assert start("whole") == 0
+    assert start("killed", "step-0000004") == -signal.SIGKILL
+    assert [each.name for each in checkpoints(tmp_path / "killed")][-1] == "step-0000002"
+    assert start("killed") == 0
+    assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
+    kept = ("step", "loss", "grad_norm", "eval_nDCG@10")
+    logs = [
+        [{k: v for k, v in line.items() if k in kept} for line in read_log(tmp_path / out / "metrics.jsonl")]
+        for out in ("killed", "whole")
+    ]
+    assert logs[0] == logs[1]
+
+
+def test_a_finished_run_is_given_back_and_another_recipe_is_refused(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    text = recipe_text(encoder, collection, evaluation=False, optimiser="groups: 4, steps: 2")
+    first = run(text, tmp_path / "out", runtime)
+    assert run(text, tmp_path / "out", runtime) == first
+    with pytest.raises(ConfigError, match="another recipe"):
+        run(text.replace("rank: 4", "rank: 2"), tmp_path / "out", runtime)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("keep me")
+    with pytest.raises(ConfigError, match="has files in it"):
+        run(text, tmp_path / "full", runtime)
+
+
+# -- measured while it is trained ------------------------------------------------------------
+
+
+def test_the_best_weights_are_kept_and_training_stops_when_they_get_no_better(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.train.validation import Validator
+
+    values = iter([0.1, 0.3, 0.2, 0.3, 0.9])
+    monkeypatch.setattr(Validator, "__call__", lambda self: next(values))
+    text = recipe_text(encoder, collection, every=1, optimiser="groups: 4, steps: 9").replace(
+        "\n    every: 1", "\n    every: 1\n    patience: 2"
+    )
+    trained = run(text, tmp_path / "out", runtime)
+    assert trained.fitted == (3, 1, 0.3, True)
+    assert {path.name for path in checkpoints(tmp_path / "out")} == {"step-0000001", "step-0000003"}
+    assert json.loads((trained.model / "manifest.json").read_text())["config"]["step"] == 1
+
+
+def test_the_measure_is_that_of_the_saved_adapter(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    from rerank.config import parse_pipeline
+    from rerank.data.load import load
+    from rerank.evaluation.evaluation import evaluate_run
+
+    trained = run(recipe_text(encoder, collection), tmp_path / "out", runtime)
+    stages = f"""stages: [{{bm25: {{k: 10}}}}, {{rerank: {{engine: {{cross_encoder: {{model: {encoder}, dtype: float32,
+        adapter: {trained.model}}}}}}}}}]"""
+    data = load(collection, "dev", runtime=runtime)
+    found = evaluate_run(runtime.run(parse_pipeline(stages), data), data, ["nDCG@10"])
+    assert found.means["nDCG@10"] == pytest.approx(trained.fitted.best)
+
+
+def test_the_first_stage_is_run_once(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.retrieve.bm25 import BM25
+
+    calls = []
+    whole = BM25.transform
+    monkeypatch.setattr(BM25, "transform", lambda self, *given: calls.append(1) or whole(self, *given))
+    run(recipe_text(encoder, collection), tmp_path / "out", runtime)
+    assert len(calls) == 2  # for negatives, and for what is measured
+
+
+def test_card_and_report_say_what_happened(runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path) -> None:
+    trained = run(recipe_text(encoder, collection), tmp_path / "out", runtime)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| {trained.fitted.best_step} (kept) | {trained.fitted.best:.4f} |" in card
+    assert "library_name: peft" in card and "lora" in card and "12 groups" in card
+    report = (tmp_path / "out" / "report.html").read_text()
+    assert report.count("<svg") == 4 and "default-src 'none'" in report
+    steps = [line["step"] for line in read_log(tmp_path / "out" / "metrics.jsonl") if "eval_nDCG@10" in line]
+    assert steps == [0, 2, 4, 6]
+
+
+# -- bad input ------------------------------------------------------------
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.train.contrastive import Contrastive
+
+    calls = []
+    whole = Contrastive.total
+
+    def breaks(self: Any, student: Any, batch: Any) -> Any:
+        total, count = whole(self, student, batch)
+        calls.append(1)
+        return (total * float("nan") if len(calls) > 3 else total), count
+
+    monkeypatch.setattr(Contrastive, "total", breaks)
+    text = recipe_text(encoder, collection, evaluation=False)
+    with pytest.raises(
+        ModelError, match=r"step 4: the loss is not a finite number; the last good checkpoint is .*step-0000002"
+    ):
+        run(text, tmp_path / "out", runtime)
+    assert [path.name for path in checkpoints(tmp_path / "out")] == ["step-0000002"]
+
+
+def test_a_full_disk_is_told_and_the_last_checkpoint_kept(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.train.students import Student
+
+    whole = Student.save_weights
+
+    def full(self: Any, path: Path) -> None:
+        if "step-0000004" in str(path):
+            raise OSError(28, "No space left on device", str(path))
+        whole(self, path)
+
+    text = recipe_text(encoder, collection, evaluation=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Student, "save_weights", full)
+        with pytest.raises(ArtifactError, match=r"cannot be written .*No space left.*last good one is .*step-0000002"):
+            run(text, tmp_path / "out", runtime)
+    assert not list((tmp_path / "out" / "checkpoints").glob(".*"))
+    assert run(text, tmp_path / "out", runtime).fitted.steps == 6
+
+
+def test_data_without_positives_is_refused(runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path) -> None:
+    text = recipe_text(encoder, collection, groups=", positives: {min_grade: 5}")
+    with pytest.raises(DataError, match="min_grade"):
+        run(text, tmp_path / "out", runtime)
+
+
+def test_a_tokenizer_without_a_pad_token_is_no_hindrance(runtime: Runtime, collection: Path, tmp_path: Path) -> None:
+    base = write_classifier(tmp_path / "base", "llama")
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("pad_token")
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    text = recipe_text(base, collection, evaluation=False, optimiser="groups: 4, steps: 2")
+    trained = run(text, tmp_path / "out", runtime)
+    loaded = load_cross_encoder(runtime, str(base), dtype="float32", adapter=str(trained.model))
+    assert np.isfinite(loaded.pairs(PAIRS)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("loss: softmax", "loss: sofmax"),
+            r"<text>:\d+: contrastive.loss: no loss is called 'sofmax'; did you mean 'softmax'",
+        ),
+        (("rank: 4", "rnk: 4"), r"contrastive.adapter.lora.rnk: lora has no option 'rnk'"),
+        (("groups: 4", "groups: 0"), r"contrastive.optimiser: optimiser: groups is 0"),
+        (("engine: current", "engine: {fake: {qrels: a}}"), "no stage asks the model in training"),
+        (("split: dev", "spilt: dev"), r"contrastive.evaluation.on\[0\].spilt"),
+        (("nDCG@10", "nDGC@10"), "no measure is called 'nDGC'"),
+        (("contrastive:", "contrastve:"), "no recipe is called 'contrastve'; did you mean 'contrastive'"),
+    ],
+)
+def test_mistakes_in_a_recipe_are_told_with_their_place(change: tuple[str, str], message: str) -> None:
+    text = recipe_text(Path("/m"), Path("/d"), more="  loss: softmax").replace(
+        "    every", "    measure: nDCG@10\n    every"
+    )
+    assert change[0] in text
+    with pytest.raises(ConfigError, match=message):
+        recipe(text.replace(*change))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "sft"}, "sft: trains language models"),
+        ({"kind": "distill"}, "have no teacher"),
+        ({"engine": "causal_lm"}, "needs a prompt"),
+        ({"engine": "causal_lm", "more": "  prompt: order"}, "take the recipe sft"),
+        ({"adapter": "{lora: {targets: [q_proj]}}"}, "has no such linear layers; its own are called"),
+        ({"more": "  prompt: yes-no"}, "takes no prompt"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    runtime: Runtime, collection: Path, encoder: Path, chat: Path, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    model = chat if options.get("engine") == "causal_lm" else encoder
+    with pytest.raises(ConfigError, match=message):
+        run(recipe_text(model, collection, **options), tmp_path / "out", runtime)  # type: ignore[arg-type]
+
+
+def test_recipes_go_to_yaml_and_back() -> None:
+    made = recipe(recipe_text(Path("/m"), Path("/d"), kind="distill", groups=", teacher: {pipeline: bm25}"))
+    assert recipe(made.to_yaml()) == made
