@@ -16,7 +16,7 @@ pytestmark = pytest.mark.needs("torch", "transformers")
 class Counted:
     """A trial that says how often it was made."""
 
-    def __init__(self, result: object = True) -> None:
+    def __init__(self, *, result: object = True) -> None:
         self.result, self.calls = result, 0
 
     def __call__(self) -> object:
@@ -25,7 +25,7 @@ class Counted:
 
 
 def test_a_trial_is_made_once_for_its_subject(tmp_path: Path) -> None:
-    memory, run = tmp_path / "trials.json", Counted({"shift": 0, "longest": None})
+    memory, run = tmp_path / "trials.json", Counted(result={"shift": 0, "longest": None})
     assert Trials(memory, "a").result("packing", run=run) == Trials(memory, "a").result("packing", run=run)
     assert run.calls == 1
     Trials(memory, "b").result("packing", run=run)
