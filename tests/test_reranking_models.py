@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from rerank.data.corpus import MemoryCorpus
+from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.language_model import Sampling
 from rerank.engines.pairs import CrossEncoderEngine
 from rerank.engines.passages import Passages
@@ -200,3 +201,22 @@ def test_ten_thousand_candidates_are_scored(cross_encoder: str) -> None:
         ranking = runtime.rank(Rerank(CrossEncoderEngine(cross_encoder, dtype="float32"), k=None), lists)
     assert sorted(ranking["q"].docnos) == sorted(lists["q"].docnos)
     assert runtime.stats[0].counts["calls"] == 10_000
+
+
+def test_forward_passes_are_full_batches_and_one_more_a_wave(language_model: str) -> None:
+    texts = {f"d{i}": f"Paris {i} lies on the Seine {'very ' * (i % 17)}" for i in range(40)}
+    scores = {docno: float(-i) for i, docno in enumerate(texts)}
+    queries = {f"q{i}": f"where is Paris {i}" for i in range(20)}
+    lists = Ranking.of(dict.fromkeys(queries, scores), queries, ScoreKind.BM25, MemoryCorpus(texts))
+    engine = CausalLMEngine(language_model, dtype="float32")
+    with Runtime(progress=False, device="cpu", cache=False) as runtime:
+        runtime.rank(Rerank(engine, Setwise(k=5, size=4), "pick"), lists.cut(2))  # loads and tries the model
+        model = load_causal_lm(runtime, language_model, dtype="float32")
+        passes: list[object] = []
+        handle = model.model.base_model.register_forward_pre_hook(lambda *_: passes.append(None))
+        runtime.rank(Rerank(engine, Setwise(k=5, size=4), "pick"), lists)
+        handle.remove()
+    counts = runtime.stats[-1].counts
+    tokens = counts["tokens"] - counts.get("reused tokens", 0)
+    assert counts["waves"] > 5
+    assert len(passes) <= 1.1 * tokens / model.batch_tokens + counts["waves"]
