@@ -9,6 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal
 
+from rerank.adapters.artifact import adapter_facts
 from rerank.config import build_part
 from rerank.engines.colbert import METADATA
 from rerank.engines.engine import Engine
@@ -100,8 +101,12 @@ def stage_for(
     name = model
     if (base := _base_model(found.path)) is not None:
         model, options = base, {"adapter": str(found.path), "dtype": options["dtype"]}
-        found = locate_model(model, None, home)
-    kind = kind_of(found.path, model)
+        adapter, found = found.path, locate_model(model, None, home)
+        kind = _kind_with(adapter) or kind_of(found.path, model)
+        told = adapter_facts(adapter)
+        prompt = prompt or (told.prompt if told is not None else None)
+    else:
+        kind = kind_of(found.path, model)
     if kind == "sparse":
         raise ModelError(
             f"model {name!r} is a sparse encoder, which finds documents (the stage splade), not a reranker"
@@ -216,6 +221,14 @@ def _base_model(folder: Path) -> str | None:
             f"{path}: names no base model (base_model_name_or_path); name the base model and give the adapter"
         )
     return str(base)
+
+
+def _kind_with(adapter: Path) -> Kind | None:
+    """What an adapter makes of its base, where it brings a head; None where it is what the base is."""
+    told = adapter_facts(adapter)
+    task = _read(adapter / "adapter_config.json", str(adapter)).get("task_type")
+    is_classifier = task == "SEQ_CLS" or (told is not None and told.engine == "cross_encoder")
+    return "cross_encoder" if is_classifier else None
 
 
 def _usual_prompt(name: str, folder: Path, kind: Kind, rule: Rule | None) -> str:

@@ -40,12 +40,13 @@ def train(
 ) -> None:
     """Trains a reranker by a recipe, and measures it meanwhile.
 
-    A recipe says what is learnt from, which model, how long, and by what it is judged. The folder holds the adapter (or model), a card (README.md), a report with learning curves (report.html), and
-    metrics.jsonl. Interrupted, even by kill -9, the same command goes on from the last checkpoint.
+    A recipe says what is learnt from, which model, how long, and by what it is judged. The folder holds the adapter (or
+    model), a card (README.md), a report with learning curves (report.html), and metrics.jsonl. Interrupted, even by
+    kill -9, the same command goes on from the last checkpoint.
 
     \b
     Examples:
-      rerank train minilm-l6-cross-encoder --data beir/nfcorpus=path/to/nfcorpus --dry-run
+      rerank train smollm2-labels --data beir/nfcorpus=path/to/folder --dry-run
       rerank train mine.yaml --out runs/mine
     """
     from rerank.train.recipe import load_recipe

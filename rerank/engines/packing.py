@@ -231,6 +231,8 @@ def packed_attention(
         if (softcap is not None or written) and learns:
             output = _with_gradients(q, k, v, pack.bias(block, **seen), scaling, softcap)
         elif softcap is not None or written:
+            # Scores of decoders are large, and 16 bits of them too few.
+            q, k = (q.float(), k.float()) if causal else (q, k)
             output = _by_products(pack, q, k, v, pack.bias(block, **seen), scaling, softcap)
         else:
             mask = pack.mask(block, **seen)
@@ -262,9 +264,9 @@ def _by_products(pack: Pack, q: Any, k: Any, v: Any, bias: Any, scale: float | N
 
     Args:
         pack: gives the room for scores.
-        q: [n, heads, length, d].
-        k: [n, fewer or as many heads, seen, d].
-        v: like `k`.
+        q: [n, heads, length, d], in the type in which scores are computed.
+        k: [n, fewer or as many heads, seen, d], in the same type.
+        v: like `k`, in the type of what comes out.
         bias: added to scores; of numbers that are rounded up.
         scale: of the scores.
         softcap: what scores are bent to stay below.
@@ -282,14 +284,15 @@ def _by_products(pack: Pack, q: Any, k: Any, v: Any, bias: Any, scale: float | N
     q = q.reshape(products, rows, width)
     k = k.reshape(products, seen, width).transpose(1, 2)
     v = v.reshape(products, seen, v.shape[-1])
-    output = q.new_empty(products, rows, v.shape[-1])
+    output = v.new_empty(products, rows, v.shape[-1])
     together = max(1, _SCORES_AT_ONCE // (rows * seen))
     for start in range(0, products, together):
         some = slice(start, start + together)
         shape = (min(together, products - start), rows, seen)
-        weights, scores = (pack.room(shape, dtype, q.device) for dtype in (q.dtype, torch.float32))
-        torch.bmm(q[some], k[some], out=weights)
-        scores.copy_(weights)
+        weights, scores = (pack.room(shape, dtype, q.device) for dtype in (v.dtype, torch.float32))
+        found = scores if q.dtype == torch.float32 else weights
+        torch.bmm(q[some], k[some], out=found)
+        scores.copy_(found)
         if softcap is not None:
             scores.div_(softcap).tanh_().mul_(softcap)
         if bias is not None:

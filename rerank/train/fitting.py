@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rerank.artifact import MANIFEST, new_artifact, verify_artifact
-from rerank.errors import ArtifactError, ModelError
+from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.extras import need
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def fit(job: Job) -> Fitted:
     """What training came to; the student has the best weights after it, or the last ones where nothing is measured.
 
     Raises:
+        ConfigError: a tracker in `report_to` that there is not, or that is not installed.
         ModelError: a loss or gradient that is not finite.
         ArtifactError: a checkpoint that cannot be written.
     """
@@ -136,7 +137,12 @@ def fit(job: Job) -> Fitted:
             f"{arguments.world_size} processes train one model; several devices are not supported by this recipe: "
             "start one process, and choose its device with --device"
         )
-    trainer = _trainer_class()(job, arguments, every)
+    try:
+        trainer = _trainer_class()(job, arguments, every)
+    except (RuntimeError, ValueError, ImportError) as error:
+        if not recipe.report_to:
+            raise
+        raise ConfigError(f"report_to {', '.join(recipe.report_to)}: {' '.join(str(error).split())[:200]}") from error
     found = checkpoints(job.folder)
     last = found[-1] if found else None
     step = 0 if last is None else int(last.name.removeprefix("step-"))

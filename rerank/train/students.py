@@ -231,6 +231,9 @@ class Student(ABC):
             else:
                 self.trained.save_pretrained(folder)
                 self.scorer.tokenizer.save_pretrained(folder)
+        for path in folder.rglob("*"):
+            # Weights are written readable for their owner alone, and servers run as others.
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
     # -- as it is now ------------------------------------------------------------
 
@@ -240,11 +243,12 @@ class Student(ABC):
 
     @contextlib.contextmanager
     def resting(self) -> Iterator[None]:
-        """Inside the block nothing is dropped out, as when the model is used."""
+        """Inside the block the model computes as when it is used: nothing is dropped out."""
         was = self.trained.training
         self.trained.eval()
         try:
-            yield
+            with self.computing():
+                yield
         finally:
             self.trained.train(was)
 

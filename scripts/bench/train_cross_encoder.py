@@ -6,8 +6,8 @@ The pairs are those of training groups of nfcorpus, whose abstracts are long, ha
 relevant being short passages of trec-dl-2019; 8 documents a group, in the same order for both.  Both train the same
 LoRA layers and a head of one label with binary cross-entropy, AdamW and the same rates; the model's own dropout is on.
 What is counted are real tokens (padding is none) a CPU second, everything included that each does on the way: reading
-texts, batches, the optimiser.  `--quality STEPS` trains both so long and gives nDCG@10 over held-out groups, and the standard
-error of the mean difference.
+texts, batches, the optimiser.  `--quality STEPS` trains both so long and gives nDCG@10 over held-out groups, and the
+standard error of the mean difference.
 """
 
 from __future__ import annotations
@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=256)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quality", type=int, default=0, metavar="STEPS", help="train both so long, and compare")
+    parser.add_argument("--quality", type=int, default=0, metavar="STEPS", help="train both so long, and compare them")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with Runtime(threads=1, device="cpu", progress=False, cache=False) as runtime:

@@ -13,6 +13,8 @@ where another stopped; `--kept` prints the rows that are there.  Columns, each f
     nDCG@10, AP     means over queries, with a 95 % bootstrap interval and the randomisation test's p against the first
                     stage; AP takes grade 2 or more as relevant
     + first stage   nDCG@10 of the fusion, the weight of the reranker's scores, and p against the first stage
+    grade, length   rank correlation of the scores with grades and with lengths, within lists; rules that only order
+                    have none
     calls           questions to the model (texts of the lists for encoders), tokens of the prompts and written ones;
                     empty where another row had asked the same
     failed          calls that said nothing usable
@@ -51,7 +53,7 @@ from rerank.evaluation.evaluation import Evaluation, evaluate_run  # noqa: E402
 from rerank.evaluation.plots import STYLE, Point, scatter  # noqa: E402
 from rerank.evaluation.significance import bootstrap_interval, compare_all, randomisation_test  # noqa: E402
 from rerank.prompts import load_prompt  # noqa: E402
-from rerank.ranking import Ranking  # noqa: E402
+from rerank.ranking import Ranking, ScoreKind  # noqa: E402
 from rerank.reranking import Rerank  # noqa: E402
 from rerank.retrieve.rescore import Rescore  # noqa: E402
 from rerank.rules.groupwise import Groupwise  # noqa: E402
@@ -67,6 +69,15 @@ from rerank.stage import Concatenation, Cut, Stage, apply  # noqa: E402
 CANDIDATES = {"trec-dl-2019": "bm25", "trec-dl-2021": "bm25", "noveleval": "initial"}
 TUNED_ON, TUNING_DEPTH = "trec-dl-2021", 30
 WEIGHTS = [step / 10 for step in range(11)]
+NAMES = {
+    "query-likelihood": "likelihood",
+    "yes-no": "yes/no",
+    "graded": "graded",
+    "first": "first token",
+    "group-scores": "written grades",
+}
+"""Of rows in the plot, where their rule says too little."""
+CORRELATIONS = ("correlation with grade", "correlation with length")
 NDCG, AP = MEASURES = ("nDCG@10", "AP(rel=2)")
 
 
@@ -223,6 +234,12 @@ def figures(row: Row, data: Dataset, weight: float | None, options: argparse.Nam
     own = measured("reranked", whole(found.head), data, runtime)
     n, counts = len(own.qids), found.counts
     several = counts["answers about several"]
+    # Answers of an earlier try that was stopped cost nothing now.
+    computed = 1 - counts["cached answers"] / max(1, counts["requests"])
+
+    def cost(total: float) -> float | None:
+        return total / n / computed if computed > 0.5 else None
+
     line = {
         "data": data.name,
         "rule": row.name,
@@ -231,20 +248,39 @@ def figures(row: Row, data: Dataset, weight: float | None, options: argparse.Nam
         "depth": int(max(map(len, found.head))),
         **quality(own, first),
         "calls": (counts["calls"] or counts["scored pairs"]) / n,
-        "tokens": None if counts["cached answers"] else counts["tokens"] / n,
-        "generated": None if counts["cached answers"] else counts["generated tokens"] / n,
+        "tokens": cost(counts["tokens"]),
+        "generated": cost(counts["generated tokens"]),
         "failed": counts["failed answers"] / counts["calls"] if counts["calls"] else 0.0,
         "first shown is best": counts["first shown is best"] / several if several else None,
         "distinct scores": counts["distinct scores"] / several if several else None,
         "documents a call": counts["documents shown"] / counts["calls"] if counts["calls"] else 1.0,
-        "seconds": None if counts["cached answers"] else found.cpu_seconds / n,
+        "seconds": cost(found.cpu_seconds),
         "weight": weight,
+        **{f"correlation with {name}": value for name, value in correlations(found.head, data).items()},
     }
     if weight is not None:
         sum_ = measured("fused", fused(found.head, depth, weight), data, runtime)
         line["fused"] = quality(sum_, first)
     line["per query"] = own.per_query[NDCG].tolist()
     return line
+
+
+def correlations(head: Ranking, data: Dataset) -> dict[str, float]:
+    """Spearman's correlation of scores with grades and with numbers of words within lists, the mean over lists."""
+    from scipy.stats import spearmanr
+
+    if head.kind is ScoreKind.RANK or data.corpus is None or data.qrels is None:
+        return {}
+    found: dict[str, list[float]] = {"grade": [], "length": []}
+    head = head.with_source(data.corpus)
+    lengths = [len(text.split()) for text in head.texts()]
+    for hits, start in zip(head, head.offsets.tolist(), strict=False):
+        scores = [hit.score for hit in hits]
+        grades = [data.qrels[hits.qid].get(hit.docno, 0) for hit in hits]
+        for name, values in (("grade", grades), ("length", lengths[start : start + len(grades)])):
+            if len(set(values)) > 1 and len(set(scores)) > 1:
+                found[name].append(float(spearmanr(scores, values).statistic))
+    return {name: sum(values) / len(values) for name, values in found.items() if values}
 
 
 def quality(found: Evaluation, first: Evaluation) -> dict[str, Any]:
@@ -264,9 +300,9 @@ def markdown(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield ""
         yield (
             "| rule | prompt | model | depth | nDCG@10 (95 %) | p | AP | + first stage (weight) | p "
-            "| calls | prompt tokens | written | failed | same | seconds |"
+            "| grade | length | calls | prompt tokens | written | failed | same | seconds |"
         )
-        yield "|---|---|---|--:|---|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|"
+        yield "|---|---|---|--:|---|--:|--:|---|" + "--:|" * 9
         for line in lines:
             if line["data"] == name:
                 yield "| " + " | ".join(cells(line)) + " |"
@@ -286,6 +322,7 @@ def cells(line: dict[str, Any]) -> list[str]:
         f"{line[AP]:.3f}",
         "" if sum_ is None else f"{sum_[NDCG]:.3f} ({line['weight']:.1f})",
         "" if sum_ is None else p_value(sum_["p"]),
+        *(f"{line[name]:.2f}" if name in line else "" for name in CORRELATIONS),
         f"{line['calls']:,.0f}",
         *("" if line[name] is None else f"{line[name]:,.0f}" for name in ("tokens", "generated")),
         f"{line['failed']:.0%}",
@@ -324,19 +361,18 @@ def merges(lines: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def plot(lines: Sequence[dict[str, Any]]) -> str:
-    """Quality against cost as an SVG file; a fusion stands beside its row where it is better."""
+    """Quality against cost as an SVG file; names tell what the fusion reaches where it is better."""
     points = []
     cheapest = min(line["seconds"] for line in lines if line["seconds"])
     for line in lines:
-        label = line["model"] if line["rule"] == "similarity" else line["rule"]
-        label = line["prompt"].replace("-", " ") if label == "pointwise" else label
         if line["rule"] == "first stage":
             points.append(Point("BM25 (no further cost)", cheapest / 3, line[NDCG]))
         elif line["seconds"]:
-            name = "group scores, written" if line["prompt"] == "group-scores" else label
-            points.append(Point(name, line["seconds"], line[NDCG]))
-            if line.get("fused") and line["fused"][NDCG] > line[NDCG] + 0.001:
-                points.append(Point(f"{label} + BM25", line["seconds"], line["fused"][NDCG]))
+            label = NAMES.get(line["prompt"], line["rule"].split(",")[0]) if line["prompt"] else line["model"]
+            depth = "" if line["depth"] == 100 else f", {line['depth']}"
+            sum_ = line["fused"][NDCG] if line["weight"] else 0.0
+            better = f", fused {sum_:.3f}" if sum_ > line[NDCG] + 0.001 else ""
+            points.append(Point(f"{label}{depth}{better}", line["seconds"], line[NDCG]))
     svg = scatter(points, "CPU seconds a query, one thread", NDCG, log_x=True)
     opening, inside = svg.split(">", 1)
     return f'{opening}><style>{STYLE}</style><rect width="100%" height="100%" fill="var(--paper)"/>{inside}\n'

@@ -153,6 +153,7 @@ def test_an_adapter_says_what_it_is(runtime: Runtime, collection: Path, tmp_path
     assert facts is not None and is_adapter(adapter)
     assert (facts.engine, facts.base, facts.heads, facts.step) == ("cross_encoder", str(base), ("classifier",), 3)
     assert recipe_from(parse_yaml(facts.recipe)).recipe.adapter == LoRA(rank=4, alpha=8.0, dropout=0.1)
+    assert {path.stat().st_mode & 0o777 for path in adapter.iterdir()} == {0o644}
     shown = describe(adapter)
     assert "cross_encoder" in shown and "classifier.weight" in shown and facts.base_fingerprint in shown
 
@@ -211,6 +212,19 @@ def test_another_prompt_is_refused_unless_forced(runtime: Runtime, collection: P
     ranked("graded", ", force_adapter: true")
     with pytest.raises(ModelError, match=r"was trained with the prompt 'yes-no' .*asked by 'graded'"):
         ranked("graded")
+
+
+def test_a_name_of_an_adapter_is_enough_to_rerank(runtime: Runtime, collection: Path, tmp_path: Path) -> None:
+    from rerank.engines.pairs import CrossEncoderEngine
+    from rerank.engines.prompted import CausalLMEngine
+    from rerank.reranking import Rerank
+    from rerank.stage_for import stage_for
+
+    base, chat = write_model(tmp_path / "base"), write_chat_lm(tmp_path / "chat")
+    pairs = trained(base, collection, tmp_path / "pairs", runtime)
+    labels = trained(chat, collection, tmp_path / "labels", runtime, engine="causal_lm", more="  prompt: yes-no")
+    assert stage_for(str(pairs)) == Rerank(CrossEncoderEngine(str(base), adapter=str(pairs)), k=None)
+    assert stage_for(str(labels)) == Rerank(CausalLMEngine(str(chat), adapter=str(labels)), prompt="yes-no", k=None)
 
 
 def test_the_command_line_shows_merges_and_exports(

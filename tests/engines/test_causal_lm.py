@@ -201,6 +201,26 @@ def test_a_shared_prefix_is_computed_once_a_batch(model: CausalLM) -> None:
     assert np.array(answers) == near(apart)
 
 
+def test_a_document_that_several_queries_are_asked_of_is_computed_once_a_batch(model: CausalLM) -> None:
+    rng = np.random.default_rng(0)
+    instruction, documents = words(rng, 5), [words(rng, n) for n in (20, 12, 20)]
+    # A beginning of three tokens is too little to be kept apart.
+    asked = [
+        Asked((*instruction[:shared], *document), shared, (words(rng, 4),), "likelihood")
+        for shared in (5, 3)
+        for _ in range(3)
+        for document in documents
+    ]
+    counts: Counter[str] = Counter()
+    found = model.likelihood(asked, lambda what, n: counts.update({what: n}))
+    # The last token of a prompt is read, so it is not shared.
+    assert counts["reused tokens"] == 8 * 5 + 2 * (19 + 11 + 19) + 2 * (22 + 14 + 22)
+    assert found == near([model.likelihood([one])[0] for one in asked])
+    model.batch_tokens = 70
+    assert len(model.plan(asked)) == 3
+    assert model.likelihood(asked) == near(found)
+
+
 def test_a_prefix_may_be_the_whole_prompt(model: CausalLM) -> None:
     asked = [requests(1)[0]] * 3
     assert np.array(model.choices([one._replace(prefix=len(one.tokens)) for one in asked])) == near(
@@ -433,3 +453,24 @@ def test_a_scaled_head_is_found_out(runtime: Runtime, folders: Any, monkeypatch:
         Runtime(runtime.home, threads=1, device="cpu", progress=False), str(folders("llama")), dtype="float32"
     )
     assert np.array(model.choices(requests(3))) == near(np.array(expected) * 0.25)
+
+
+# -- real texts ------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_bfloat16_likelihoods_order_real_lists_as_float32_ones_do(session_home: Path, shared_data: Path) -> None:
+    from rerank.data.load import load
+    from rerank.prompts import load_prompt
+
+    with Runtime(session_home, threads=1, device="cpu", progress=False) as runtime:
+        judged = load(shared_data / "trec-dl-2019", runtime=runtime, candidates="bm25")
+        lists = judged.topics()
+        exact, short = (load_causal_lm(runtime, "smollm2-135m", dtype=dtype) for dtype in ("float32", "bfloat16"))
+        prompt = load_prompt("query-likelihood").bind(exact.tokenizer)
+        asked = prompt.requests(
+            [(judged.queries[qid], [hit.text or ""]) for qid in lists.qids[:1] for hit in lists[qid]][:100], exact.limit
+        )
+        wanted, found = (np.array(model.likelihood(asked)) for model in (exact, short))
+    assert agreement([wanted], [found]) >= 0.95
+    assert np.abs(wanted - found).max() <= 0.1

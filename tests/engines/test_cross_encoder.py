@@ -86,7 +86,7 @@ def test_scores_are_the_stock_models_logits(runtime: Runtime, folders: Any, kind
     assert model.pairs(pairs) == pytest.approx(stock_scores(folder, pairs, model.limit), rel=1e-5, abs=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bert", "modernbert", "deberta", "qwen3"])
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "modernbert", "deberta", "qwen3", "gemma2", "gemma3"])
 def test_a_score_does_not_depend_on_what_else_is_in_the_batch(runtime: Runtime, folders: Any, kind: str) -> None:
     model = load_cross_encoder(runtime, str(folders(kind)), dtype="float32")
     pairs = some_pairs(60)
@@ -366,3 +366,33 @@ def test_batches_keep_to_the_budget_and_long_sequences_come_alone() -> None:
     sizes = np.array([3, 9, 4, 4, 3, 20])
     batches = packed_batches([5, 1, 2, 3, 0, 4], sizes, budget=8, longest=8)
     assert batches == [[5], [1], [2, 3], [0, 4]]
+
+
+# -- real texts ------------------------------------------------------------
+
+
+@pytest.mark.network
+def test_bfloat16_is_near_float32_on_real_lists(session_home: Path, shared_data: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    from rerank.data.load import load
+    from rerank.models import resolve_model
+
+    with Runtime(session_home, threads=1, device="cpu", progress=False) as runtime:
+        encoder = resolve_model("minilm-l6", home=session_home).path
+        torch.manual_seed(0)
+        classifier = AutoModelForSequenceClassification.from_pretrained(encoder, num_labels=1)
+        classifier.classifier.weight.data *= 10  # so that scores are about as far apart as a trained head's
+        classifier.save_pretrained(tmp_path / "classifier")
+        AutoTokenizer.from_pretrained(encoder).save_pretrained(tmp_path / "classifier")
+        judged = load(shared_data / "trec-dl-2019", runtime=runtime, candidates="bm25")
+        lists = judged.topics()
+        exact, short = (
+            load_cross_encoder(runtime, str(tmp_path / "classifier"), dtype=dtype) for dtype in ("float32", "bfloat16")
+        )
+        found = [
+            [model.pairs([(judged.queries[qid], hit.text or "") for hit in lists[qid]][:100]) for qid in lists.qids[:3]]
+            for model in (exact, short)
+        ]
+    assert agreement(found[0], found[1]) >= 0.98
+    assert max(float(np.abs(a - b).max()) for a, b in zip(*found, strict=True)) <= 2e-2

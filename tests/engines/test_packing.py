@@ -101,6 +101,38 @@ def test_attention_sees_what_a_sequence_continues_and_nothing_else(
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
 
 
+@given(forests(), st.booleans(), st.sampled_from([None, 2, 3]), st.sampled_from([1, 40, 1 << 19]))
+def test_attention_by_products_is_attention(
+    forest: tuple[list[int], list[int]], causal: bool, window: int | None, at_once: int
+) -> None:
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(1, 4, sum(forest[0]), 3), torch.randn(2, 1, 2, sum(forest[0]), 3).unbind()
+    shown = {"causal": causal, "window": window}
+    wanted = attend(Pack(*forest), query, key, value, **shown, softcap=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(packing, "_SCORES_AT_ONCE", at_once)
+        patch.setattr(packing, "_PRODUCTS_PAY", (0, 1 << 22))
+        for faster in (True, False):
+            patch.setattr(packing, "products_beat_fused_attention", lambda faster=faster: faster)
+            short = (tensor.bfloat16() for tensor in (query, key, value))
+            found = attend(Pack(*forest), *short, **shown, softcap=None)
+            assert found.dtype == torch.bfloat16
+            torch.testing.assert_close(found.float(), wanted, atol=0.03, rtol=0.03)
+        # In float32 only caps are applied this way, and this one caps nothing.
+        found = attend(Pack(*forest), query, key, value, **shown, softcap=1e6)
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_flow_through_capped_attention() -> None:
+    pack = Pack([3, 4], parents=[-1, 0])
+    torch.manual_seed(0)
+    query, (key, value) = torch.randn(1, 4, 7, 3, requires_grad=True), torch.randn(2, 1, 2, 7, 3).unbind()
+    found = attend(pack, query, key, value, causal=True, window=3, softcap=2.0)
+    torch.testing.assert_close(found, attend(pack, query.detach(), key, value, causal=True, window=3, softcap=2.0))
+    found.square().sum().backward()
+    assert bool((query.grad.abs().sum(dim=(1, 3)) > 0)[0, 1:].all())  # the first token has nothing to choose from
+
+
 def attend(pack: Pack, query: Any, key: Any, value: Any, *, causal: bool, window: int | None, softcap: Any) -> Any:
     token = packing._pack.set(pack)
     try:
@@ -164,6 +196,30 @@ def test_a_family_is_packed_with_the_states_that_its_sequences_have_alone(kind: 
     rows = [rng.choice(VOCABULARY, size=n) for n in (1, 40, 40, 3, limit)]
     with torch.inference_mode():
         states = found.states(model, np.concatenate(rows), Pack([len(row) for row in rows]))
+        wanted = torch.cat([alone(model, row) for row in rows])
+    torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bert", "xlm-roberta", "llama"])
+def test_long_rows_are_filled_up_and_what_fills_them_is_not_seen(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_ROUNDED_FROM", 30)
+    model = transformer(kind)
+    found = find_packing(model, VOCABULARY, 60, n_types=2 if kind == "bert" else 0)
+    assert found is not None
+    forward, sizes = type(model).forward, []
+
+    def watched(self: Any, *args: Any, **inputs: Any) -> Any:
+        sizes.append(inputs["input_ids"].shape[1])
+        return forward(self, *args, **inputs)
+
+    monkeypatch.setattr(type(model), "forward", watched)
+    rng = np.random.default_rng(0)
+    rows = [rng.choice(VOCABULARY, size=n) for n in (20, 33, 20)]
+    with torch.inference_mode():
+        types = np.zeros(73, dtype=np.int64) if kind == "bert" else None
+        states = found.states(model, np.concatenate(rows), Pack([20, 33, 20]), types)
+        found.states(model, rows[0], Pack([20]), None if types is None else types[:20])
+        assert sizes == [128, 20]
         wanted = torch.cat([alone(model, row) for row in rows])
     torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)
 

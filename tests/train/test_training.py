@@ -23,7 +23,7 @@ from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
 from rerank.train.fitting import checkpoints, order_of_groups, read_log
-from rerank.train.recipe import Recipe, recipe_from
+from rerank.train.recipe import Recipe, load_recipe, recipe_from
 from rerank.train.training import Trained, train
 from rerank.yamlfile import parse_yaml
 
@@ -267,6 +267,23 @@ def test_packed_and_padded_gradients_agree(
         torch.testing.assert_close(gradient, found[1][name], atol=1e-4, rtol=1e-3)
 
 
+@pytest.mark.parametrize("options", ["", "dora: true, ", "targets: all-linear, "])
+def test_in_16_bits_the_frozen_layers_are_rounded_and_what_is_trained_is_not(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, options: str
+) -> None:
+    text = recipe_text(encoder, collection, adapter=f"{{lora: {{{options}rank: 4}}}}").replace("float32", "bfloat16")
+    trained = run(text, tmp_path / "out", runtime)
+    assert {weight.dtype for weight in weights(tmp_path / "out").values()} == {torch.float32}
+    student = recipe(text).student(runtime)
+    own = dict(student.scorer.model.named_parameters())
+    rounded = {name for name, weight in own.items() if weight.dtype == torch.bfloat16}
+    assert any("attention.self.query" in name for name in rounded)
+    assert not any("pooler" in name or "classifier" in name or "embeddings" in name for name in rounded)
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+    loaded = load_cross_encoder(runtime, str(encoder), dtype="bfloat16", adapter=str(trained.model))
+    assert np.isfinite(loaded.pairs(PAIRS)).all()
+
+
 def test_every_epoch_has_each_group_once_in_another_order() -> None:
     order = order_of_groups(5, 12, seed=3)
     assert sorted(order[:5]) == sorted(order[5:10]) == list(range(5))
@@ -296,7 +313,9 @@ with Runtime(Path(sys.argv[3]), threads=1, device="cpu", progress=False) as runt
 """
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(collection: Path, encoder: Path, tmp_path: Path, own_home: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, own_home: Path
+) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(recipe_text(encoder, collection, optimiser="learning_rate: 1.0e-2, groups: 5, steps: 7"))
 
@@ -304,7 +323,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(collection: Path, encoder: Path, 
         command = [sys.executable, "-W", "ignore", "-c", KILLED, str(path), str(tmp_path / out), str(own_home), *more]
         return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
 
-    assert start("whole") == 0
+    train(load_recipe(path).recipe, tmp_path / "whole", runtime)
     assert start("killed", "step-0000004") == -signal.SIGKILL
     assert [each.name for each in checkpoints(tmp_path / "killed")][-1] == "step-0000002"
     assert start("killed") == 0
@@ -484,6 +503,7 @@ def test_mistakes_in_a_recipe_are_told_with_their_place(change: tuple[str, str],
         ({"engine": "causal_lm", "more": "  prompt: order"}, "take the recipe sft"),
         ({"adapter": "{lora: {targets: [q_proj]}}"}, "has no such linear layers; its own are called"),
         ({"more": "  prompt: yes-no"}, "takes no prompt"),
+        ({"more": "  report_to: [tensorbord]"}, "report_to tensorbord: .*tensorboard"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
