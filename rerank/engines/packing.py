@@ -232,7 +232,7 @@ def packed_attention(
             output = _with_gradients(q, k, v, pack.bias(block, **seen), scaling, softcap)
         elif softcap is not None or written:
             # Scores of decoders are large, and 16 bits of them too few.
-            q, k = (q.float(), k.float()) if causal else (q, k)
+            q, k = (q.float(), k.float()) if causal and bfloat16 else (q, k)
             output = _by_products(pack, q, k, v, pack.bias(block, **seen), scaling, softcap)
         else:
             mask = pack.mask(block, **seen)

@@ -1,7 +1,7 @@
 """What trials of a model found, remembered on disk: trying a language model takes longer than loading it.
 
-Whether packed batches hold, a 16-bit type keeps rankings and a self-test passes follows from the weights, the device and
-the versions of what computes; a result stands for all later processes where these are the same.
+Whether packed batches hold, a 16-bit type keeps rankings and a self-test passes follows from the weights, the device
+and the versions of what computes; a result stands for all later processes where these are the same.
 """
 
 from __future__ import annotations
