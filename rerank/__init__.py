@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from rerank.adapters.lora import LoRA
     from rerank.config import load_pipeline, parse_pipeline, to_yaml
     from rerank.data.corpus import MemoryCorpus
     from rerank.data.dataset import Dataset
@@ -63,6 +64,9 @@ if TYPE_CHECKING:
         WeightedSum,
         apply,
     )
+    from rerank.train.contrastive import Contrastive
+    from rerank.train.current import CurrentEngine
+    from rerank.train.distill import Distill
     from rerank.train.losses import (
         ADRMSELoss,
         ApproxNDCGLoss,
@@ -91,6 +95,7 @@ if TYPE_CHECKING:
         Reward,
         WeightedReward,
     )
+    from rerank.train.sft import SFT
 
 _NAMES = {
     "rerank.config": ("load_pipeline", "parse_pipeline", "to_yaml"),
@@ -145,6 +150,11 @@ _NAMES = {
         "WeightedSum",
         "apply",
     ),
+    "rerank.adapters.lora": ("LoRA",),
+    "rerank.train.contrastive": ("Contrastive",),
+    "rerank.train.current": ("CurrentEngine",),
+    "rerank.train.distill": ("Distill",),
+    "rerank.train.sft": ("SFT",),
     "rerank.train.losses": (
         "ADRMSELoss",
         "ApproxNDCGLoss",

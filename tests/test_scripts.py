@@ -34,7 +34,7 @@ def test_every_declared_dependency_is_pinned() -> None:
         *(requirement for extra in chosen[1].split(",") for requirement in extras[extra]),
     ]
     names = {re.split(r"[\[<>=~! ;]", requirement)[0].lower().replace("_", "-") for requirement in wanted}
-    assert names - pinned().keys() == set()
+    assert names - pinned().keys() == {"rerank-pipelines"}  # an extra that names another one
 
 
 @pytest.mark.parametrize("script", ["scripts/demo", "scripts/test", "scripts/environment.sh", ".ci/run"])

@@ -159,9 +159,11 @@ def by_prompt(
         made = []
         for request in bound.requests([(each.query, each.documents) for each in questions], max_tokens):
             # Where answers are written every prompt is read by itself.
-            prefix = request.tokens[: request.prefix] if request.verb != "generate" else ()
-            shared = len(prefix) if prefix in seen else 0
-            seen.add(prefix)
+            prompt = request.tokens if request.verb != "generate" else ()
+            prefix = prompt[: request.prefix]
+            # Another continuation of a prompt shares all of it, another prompt of a query what these have in common.
+            shared = next((len(some) for some in (prompt, prefix) if some in seen), 0)
+            seen.update((prefix, prompt))
             cuts = request.truncated_documents, int(request.truncated_query)
             made.append(Size(samples * _read_tokens(request), shared, generated, *cuts))
         return made

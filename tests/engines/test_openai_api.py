@@ -396,7 +396,7 @@ def test_the_likelihood_of_a_query_is_the_mean_over_its_tokens(
     body = server.seen[0].body
     n = len(body["prompt"])
     assert (body["echo"], body["logprobs"], body["max_tokens"]) == (True, 1, 1)
-    assert decoded(tokenizer_folder, body["prompt"]).endswith("Query: what is lift")
+    assert decoded(tokenizer_folder, body["prompt"]).endswith("Question: what is lift")
     assert score == int(score) or score * 2 == int(score * 2)  # the mean of consecutive integers
     assert -n < score < -n / 2
 
