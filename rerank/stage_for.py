@@ -69,8 +69,9 @@ def stage_for(
 
     A sequence classifier is a cross-encoder; a ColBERT folder scores by late interaction; an encoder of texts by its
     vectors (`Rescore`).  A language model whose published name a prompt knows (`source.names`) is asked by that prompt;
-    any other as the rule wants it, without a rule yes or no of each document (`yes-no`), or, without a chat template,
-    how likely it makes the query.  A folder with a LoRA adapter is used on the base model that it names.
+    any other as the rule wants it, without a rule how likely it makes the query: the one prompt that models which were
+    not tuned to rank answer usefully (docs/choose-a-reranker.md).  A folder with a LoRA adapter is used on the base
+    model that it names.
 
     Args:
         model: a catalogue name, a folder, a hub id, the http(s) address of a server that reranks, a pipeline's YAML
@@ -244,20 +245,12 @@ def _usual_prompt(name: str, folder: Path, kind: Kind, rule: Rule | None) -> str
         raise ConfigError(
             f"model {name!r} is an encoder-decoder of no known family; say how it is asked: prompt='monot5'"
         )
-    chosen = "yes-no" if rule is None else _PROMPTS.get(rule.label, "yes-no")
-    if chosen == "yes-no" and not _has_chat_template(folder, name):
-        chosen = "query-likelihood"
+    chosen = "query-likelihood" if rule is None else _PROMPTS.get(rule.label, "query-likelihood")
     logger.warning(
         "model %s: a language model of no known family of rerankers, asked by the prompt %r; another can be given "
         "(rerank prompts list)", name, chosen,
     )  # fmt: skip
     return chosen
-
-
-def _has_chat_template(folder: Path, name: str) -> bool:
-    if (folder / "chat_template.jinja").is_file() or (folder / "chat_template.json").is_file():
-        return True
-    return bool(_read(folder / "tokenizer_config.json", name).get("chat_template"))
 
 
 def _read(path: Path, name: str) -> Any:

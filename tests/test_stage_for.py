@@ -116,18 +116,13 @@ def test_a_lora_adapter_is_used_on_its_base_model(tmp_path: Path) -> None:
         stage_for(lost)
 
 
-def test_any_other_language_model_is_asked_yes_or_no_and_that_is_logged(
+def test_any_other_language_model_is_asked_for_the_querys_likelihood_and_that_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = write(tmp_path / "model", DECODER)
-    assert stage_for(model) == Rerank(CausalLMEngine(model), prompt="yes-no", k=None)
-    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert "no known family of rerankers, asked by the prompt 'yes-no'" in record.getMessage()
-
-
-def test_a_language_model_without_a_chat_template_is_asked_for_the_querys_likelihood(tmp_path: Path) -> None:
-    model = write(tmp_path / "model", {"config.json": DECODER["config.json"]})
     assert stage_for(model) == Rerank(CausalLMEngine(model), prompt="query-likelihood", k=None)
+    (record,) = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert "no known family of rerankers, asked by the prompt 'query-likelihood'" in record.getMessage()
 
 
 @pytest.mark.parametrize("name", ["setwise", "listwise", "groupwise", "pairwise", "tournament"])
