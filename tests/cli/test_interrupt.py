@@ -15,6 +15,7 @@ Rerank = Callable[..., Any]
 
 PROGRAM = """
 import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells have it ignored
 from rerank.cli import main
 from rerank.retrieve import bm25
 
