@@ -172,6 +172,8 @@ def test_the_gradient_raises_the_best_document_and_most_of_all(
     """At equal scores; and where the best has the lowest score.
 
     There, a smooth nDCG would often rather leave the second best alone: one of the local optima that it has.
+    LambdaRank with a cut-off pulls a second best within it harder than a best behind it, whose pairs with the others
+    behind it count nothing.
     """
     graded = [float(label) for label in labels]
     graded.insert(min(place, len(graded)), 3.0)
@@ -179,7 +181,7 @@ def test_the_gradient_raises_the_best_document_and_most_of_all(
     rows = torch.tensor([graded])
     pull = gradient(loss, torch.zeros(1, len(graded)), fitting(loss, rows), torch.ones(1, len(graded)).bool())[0]
     assert pull[best] < 0
-    assert pull[best] == pull.min()
+    assert pull[best] == pull.min() or loss == LambdaLoss("lambdarank", k=2)
     behind = torch.tensor([[-3.0 if i == best else score / 8 for i, score in enumerate(scores[: len(graded)])]])
     pull = gradient(loss, behind, fitting(loss, rows), torch.ones(1, len(graded)).bool())[0]
     assert pull[best] < 0 or isinstance(loss, ApproxNDCGLoss)
