@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rerank.data.corpus import MemoryCorpus
-from rerank.engines.causal_lm import load_causal_lm
+from rerank.engines import scorer
+from rerank.engines.causal_lm import CausalLM, load_causal_lm
 from rerank.engines.language_model import Sampling
 from rerank.engines.pairs import CrossEncoderEngine
 from rerank.engines.passages import Passages
 from rerank.engines.prompted import CausalLMEngine
+from rerank.engines.scorer import FloatVector, Trial
 from rerank.errors import ConfigError
+from rerank.prompts.prompt import Prompt, load_prompt
 from rerank.ranking import Ranking, ScoreKind
 from rerank.reranking import Rerank
 from rerank.rules.groupwise import Groupwise
@@ -220,3 +224,37 @@ def test_forward_passes_are_full_batches_and_one_more_a_wave(language_model: str
     tokens = counts["tokens"] - counts.get("reused tokens", 0)
     assert counts["waves"] > 5
     assert len(passes) <= 1.1 * tokens / model.batch_tokens + counts["waves"]
+
+
+def test_auto_is_decided_for_each_prompt_by_its_own_scores(
+    language_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here a shorter type turns the order of one prompt's scores round, and leaves the other's alone."""
+
+    def trial(engine: CausalLMEngine, prompt: Prompt) -> Trial:
+        def scores(model: CausalLM) -> list[FloatVector]:
+            turned = prompt.name == "yes-no" and model.dtype != "float32"
+            return [np.array([2, 1] if turned else [1, 2], dtype=np.float32)]
+
+        return Trial(prompt.fingerprint, scores)
+
+    monkeypatch.setattr(scorer, "shorter_type", lambda device: "bfloat16")
+    monkeypatch.setattr(CausalLMEngine, "_trial", trial)
+    with Runtime(tmp_path, device="cpu", progress=False) as runtime:
+        engine = CausalLMEngine(language_model)
+        types = {name: engine._prompted(name, runtime)._model.dtype for name in ("yes-no", "query-likelihood")}  # type: ignore[attr-defined]
+    assert types == {"yes-no": "float32", "query-likelihood": "bfloat16"}
+
+
+@pytest.mark.parametrize("name", ["yes-no", "query-likelihood", "pick"])
+def test_a_prompts_trial_holds_scores_of_the_same_documents_for_several_queries(
+    language_model: str, tmp_path: Path, name: str
+) -> None:
+    prompt = load_prompt(name)
+    trial = CausalLMEngine(language_model)._trial(prompt)
+    assert trial is not None
+    with Runtime(tmp_path, device="cpu", progress=False) as runtime:
+        lists = trial.scores(load_causal_lm(runtime, language_model, dtype="float32"))
+    assert len(lists) == 4
+    assert {len(scores) for scores in lists} == {12}
+    assert all(np.isfinite(scores).all() for scores in lists)

@@ -14,7 +14,7 @@ import numpy as np
 
 from rerank.engines.language_model import Generated, Ids, Item, LanguageModel, Request, Sampling
 from rerank.engines.packing import Pack, Packing, alone, padded, padded_inputs
-from rerank.engines.scorer import check_order, load_scorer
+from rerank.engines.scorer import Trial, check_order, load_scorer
 from rerank.engines.text_model import DType
 
 if TYPE_CHECKING:
@@ -197,7 +197,12 @@ def _pieces(items: Sequence[Item], *, shares: bool) -> tuple[list[Ids], list[int
 
 
 def load_causal_lm(
-    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
+    runtime: Runtime,
+    model: str,
+    revision: str | None = None,
+    dtype: DType = "auto",
+    adapter: str | None = None,
+    trial: Trial | None = None,
 ) -> CausalLM:
     """The causal language model of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
@@ -205,4 +210,4 @@ def load_causal_lm(
         UnknownNameError: the name means nothing.
         ModelError: files are missing, do not load, or do not fit.
     """
-    return load_scorer(CausalLM, runtime, model, revision, dtype, adapter)
+    return load_scorer(CausalLM, runtime, model, revision, dtype, adapter, trial)

@@ -13,7 +13,7 @@ import numpy as np
 
 from rerank.engines.language_model import Generated, Ids, Item, LanguageModel, Request, Sampling
 from rerank.engines.packing import Packing, padded_inputs
-from rerank.engines.scorer import load_scorer
+from rerank.engines.scorer import Trial, load_scorer
 from rerank.engines.text_model import DType
 from rerank.errors import DataError, ModelError
 
@@ -134,7 +134,12 @@ class EncoderDecoder(LanguageModel):
 
 
 def load_encoder_decoder(
-    runtime: Runtime, model: str, revision: str | None = None, dtype: DType = "auto", adapter: str | None = None
+    runtime: Runtime,
+    model: str,
+    revision: str | None = None,
+    dtype: DType = "auto",
+    adapter: str | None = None,
+    trial: Trial | None = None,
 ) -> EncoderDecoder:
     """The encoder-decoder of that name, loaded once in `runtime`; with the LoRA adapter in the folder `adapter`.
 
@@ -142,4 +147,4 @@ def load_encoder_decoder(
         UnknownNameError: the name means nothing.
         ModelError: files are missing, do not load, or do not fit.
     """
-    return load_scorer(EncoderDecoder, runtime, model, revision, dtype, adapter)
+    return load_scorer(EncoderDecoder, runtime, model, revision, dtype, adapter, trial)

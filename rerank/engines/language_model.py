@@ -171,7 +171,7 @@ class Target(NamedTuple):
 class LanguageModel(Scorer):
     """A transformer with a head over a vocabulary."""
 
-    min_agreement: ClassVar[float] = 0.9
+    min_agreement: ClassVar[float] = 0.95
 
     def choices(
         self, requests: Sequence[Request], count: Count | None = None, cache: RequestCache | None = None
@@ -511,9 +511,8 @@ class LanguageModel(Scorer):
         self.model.to(dtype)
 
     def trial(self) -> list[FloatVector]:
-        """Likelihoods of four queries after each of six documents."""
-        queries = [text for text in PROBE_TEXTS if text[0].islower()][:4]
-        documents = [text for text in PROBE_TEXTS if text[0].isupper()][:6]
+        """Likelihoods of four queries after each of twelve documents."""
+        queries, documents = probe_lists()
         scores = self._plain_likelihood([(query, document) for query in queries for document in documents])
         return list(np.array(scores, dtype=np.float32).reshape(len(queries), len(documents)))
 
@@ -529,6 +528,13 @@ class LanguageModel(Scorer):
                 for query, document in zip(queries, documents, strict=True)
             ]
         )
+
+
+def probe_lists() -> tuple[list[str], list[str]]:
+    """A few fixed queries, and documents that belong to one or another of them."""
+    queries = [text for text in PROBE_TEXTS if text[0].islower()][:4]
+    documents = [text for text in PROBE_TEXTS if text[0].isupper()][:12]
+    return queries, documents
 
 
 class _Plain(NamedTuple):

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
-from rerank.engines.language_model import Sampling
+from rerank.engines.language_model import Sampling, probe_lists
 from rerank.engines.lora import check_adapter
 from rerank.engines.meter import Meter, by_characters, by_prompt, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.samples import averaged
-from rerank.engines.scorer import check_order
+from rerank.engines.scorer import Trial, check_order
 from rerank.engines.text_model import DType
 from rerank.engines.trials import Trials
 from rerank.errors import ConfigError, ModelError
@@ -145,6 +145,16 @@ class PromptedEngine(Engine):
         runtime.note("prompt", {"name": name, "fingerprint": prompt.fingerprint, **tried})
         return PromptedAsker(self, model, bound, sampling or self.sampling)
 
+    def _trial(self, prompt: Prompt) -> Trial | None:
+        """How a 16-bit type is judged: by the prompt's own scores; None where it has none until answers are written."""
+        if prompt.verb == "generate":
+            return None
+
+        def scores(model: LanguageModel) -> list[FloatVector]:
+            return PromptedAsker(self, model, prompt.bind(model.tokenizer), self.sampling).probe_scores()
+
+        return Trial(prompt.fingerprint, scores)
+
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
         from rerank.prompts.prompt import load_prompt
@@ -195,7 +205,7 @@ class CausalLMEngine(PromptedEngine):
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.causal_lm import load_causal_lm
 
-        return load_causal_lm(runtime, self.model, self.revision, self.dtype, self.adapter)
+        return load_causal_lm(runtime, self.model, self.revision, self.dtype, self.adapter, self._trial(prompt))
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.causal_lm import CausalLM
@@ -230,7 +240,7 @@ class EncoderDecoderEngine(PromptedEngine):
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.encoder_decoder import load_encoder_decoder
 
-        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype, self.adapter)
+        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype, self.adapter, self._trial(prompt))
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.encoder_decoder import EncoderDecoder
@@ -349,6 +359,20 @@ class PromptedAsker:
             return None
         subject = f"{self._engine.label} {self._engine.model!r} with the prompt {self._bound.prompt.name!r}"
         return check_order(self._apart if self.most_documents == 1 else self._side_by_side, subject, _CAUSES)
+
+    def probe_scores(self) -> list[FloatVector]:
+        """float32 [documents] for each of a few fixed queries: the same documents, apart or as many as are shown at
+        once.
+        """
+        import numpy as np
+
+        queries, documents = probe_lists()
+        if self.most_documents == 1:
+            flat = self._apart([(query, document) for query in queries for document in documents])
+            return list(np.array(flat, dtype=np.float32).reshape(len(queries), len(documents)))
+        shown = tuple(documents[: self.most_documents])
+        answers = self._tried([(query, shown) for query in queries])
+        return [np.array([score or 0.0 for score in answer], dtype=np.float32) for answer in answers]
 
     def _apart(self, pairs: list[tuple[str, str]]) -> list[float]:
         """The score of each document."""

@@ -410,21 +410,36 @@ def check_order(score: Callable[[list[tuple[str, str]]], Iterable[float]], subje
 S = TypeVar("S", bound=Scorer)
 
 
+class Trial(NamedTuple):
+    """Scores by which a 16-bit type is judged, where they are others than a model's own `trial`."""
+
+    key: str
+    """What is asked."""
+    scores: Callable[[Any], list[FloatVector]]
+    """The scores of a few fixed lists by a model."""
+
+
 class _Known(NamedTuple):
     """A model's folder, and what was found out about it."""
 
     folder: ModelFolder
     facts: dict[Hashable, tuple[str, dict[str, Any]]]
-    """The type that was chosen and what a run says of it, by kind of scorer, wanted type and adapter."""
+    """The type that was chosen and what a run says of it, by kind of scorer, wanted type, adapter and trial."""
 
 
 def load_scorer(
-    kind: type[S], runtime: Runtime, name: str, revision: str | None, dtype: DType, adapter: str | None = None
+    kind: type[S],
+    runtime: Runtime,
+    name: str,
+    revision: str | None,
+    dtype: DType,
+    adapter: str | None = None,
+    trial: Trial | None = None,
 ) -> S:
     """The scorer of that name, loaded once in `runtime`, tried, and noted in the run.
 
-    `auto` is the device's 16-bit type where it has one and rankings agree in it, else float32.  Adapters of one model
-    share its weights.
+    `auto` is the device's 16-bit type where it has one and the rankings of `trial` agree in it, else float32.  Adapters
+    of one model share its weights.
 
     Raises:
         UnknownNameError: the name means nothing.
@@ -441,6 +456,10 @@ def load_scorer(
     subject = (kind.__name__, folder.fingerprint, device, *options.items())
     trials = Trials(runtime.home / "models" / "trials.json", *map(str, (*subject, PATH_VERSION)))
     changed = change.fingerprint if change is not None else ""
+    asked = (trial.key,) if trial is not None else ()
+
+    def tried(model: S) -> list[FloatVector]:
+        return model.trial() if trial is None else trial.scores(model)
 
     def fresh() -> S:
         return kind(folder, device=device, threads=runtime.threads, trials=trials, **options)
@@ -465,14 +484,14 @@ def load_scorer(
 
             def agreed() -> float:
                 model = fresh()
-                before = model.adapted(change).trial()
+                before = tried(model.adapted(change))
                 model.to(shorter)
-                found = round(agreement(before, model.adapted(change).trial()), 4)
+                found = round(agreement(before, tried(model.adapted(change))), 4)
                 if found >= kind.min_agreement:  # rounded weights do not come back: else only a fresh model has them
                     loaded(shorter, lambda: model)
                 return found
 
-            facts["agreement"] = trials.result("agreement", shorter, changed, run=agreed)
+            facts["agreement"] = trials.result("agreement", shorter, changed, *asked, run=agreed)
             if facts["agreement"] >= kind.min_agreement:
                 concrete = shorter
             else:
@@ -485,7 +504,7 @@ def load_scorer(
             facts["self-test"] = "passed" if holds else "failed"
         return concrete, facts
 
-    question = (*subject, dtype, changed)
+    question = (*subject, dtype, changed, *asked)
     if question not in known.facts:
         known.facts[question] = runtime.timed(choose)
     concrete, facts = known.facts[question]

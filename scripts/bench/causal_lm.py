@@ -8,7 +8,7 @@ on the left in batches of 8 in the order given, and take what they need from the
 over the vocabulary at the last one for yes and no, a cross-entropy over the query's for its likelihood.  A third line
 tells how much of what the shared prefix can save is saved: the engine against itself with nothing to share; a fourth
 does so where the document is what queries share.  Types are compared on `--agreement` documents of one list: Kendall's
-tau and the largest difference between bfloat16 and float32.
+tau and the largest difference between bfloat16 and float32, and which of them `auto` takes for the prompt.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from cross_encoder import candidates  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
 from rerank.engines.causal_lm import CausalLM, load_causal_lm  # noqa: E402
+from rerank.engines.prompted import CausalLMEngine  # noqa: E402
 from rerank.engines.scorer import agreement  # noqa: E402
 from rerank.models import resolve_model  # noqa: E402
 from rerank.prompts import PromptRequest, load_prompt  # noqa: E402
@@ -192,6 +193,8 @@ def main() -> None:
                 for dtype in ("float32", "bfloat16"):
                     scores = np.array(getattr(load_causal_lm(runtime, options.model, dtype=dtype), verb)(requests))
                     lists.append(scores if verb == "likelihood" else scores[:, 0] - scores[:, 1])
+                engine = CausalLMEngine(options.model)
+                trial = engine._trial(load_prompt(prompts[verb]))
                 line = {
                     "bench": f"causal-lm {verb} {options.texts}: bfloat16 against float32",
                     "tau": round(agreement([lists[0]], [lists[1]]), 4),
@@ -199,6 +202,7 @@ def main() -> None:
                     "largest_difference": float(np.abs(lists[0] - lists[1]).max()),
                     "sd_of_scores": round(float(np.std(lists[0])), 3),
                     "documents": len(requests),
+                    "auto": load_causal_lm(runtime, options.model, trial=trial).dtype,
                 }
                 print(json.dumps(line), flush=True)
 
