@@ -320,18 +320,6 @@ def _shown(value: Any) -> str:
 
 def schema() -> dict[str, Any]:
     """The JSON schema of a pipeline file: what an editor needs to complete and check one."""
-    from rerank.engines.engine import Engine
-    from rerank.rules.rule import Rule
-    from rerank.stage import Stage
-
-    definitions: dict[str, Any] = {}
-    for base in (Stage, Rule, Engine):
-        parts = {name: lookup(name) for name in sorted(names_of(base))}
-        definitions |= {name: object_schema(kind) for name, kind in parts.items()}
-        definitions[base.__name__.lower()] = _choice_schema(parts)
-    definitions["stage"]["anyOf"].append(
-        {"type": "array", "items": {"$ref": "#/$defs/stage"}, "description": "a pipeline of stages"}
-    )
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "rerank pipeline",
@@ -343,8 +331,26 @@ def schema() -> dict[str, Any]:
         },
         "required": ["stages"],
         "additionalProperties": False,
-        "$defs": definitions,
+        "$defs": part_schemas(),
     }
+
+
+def part_schemas(*more: type[Part]) -> dict[str, Any]:
+    """The JSON schemas of all registered stages, rules and engines, and of the parts whose bases are in `more`."""
+    from rerank.engines.engine import Engine
+    from rerank.rules.rule import Rule
+    from rerank.stage import Stage
+
+    definitions: dict[str, Any] = {}
+    bases: tuple[type[Part], ...] = (Stage, Rule, Engine, *more)
+    for base in bases:
+        parts = {name: lookup(name) for name in sorted(names_of(base))}
+        definitions |= {name: object_schema(kind) for name, kind in parts.items()}
+        definitions[base.__name__.lower()] = _choice_schema(parts)
+    definitions["stage"]["anyOf"].append(
+        {"type": "array", "items": {"$ref": "#/$defs/stage"}, "description": "a pipeline of stages"}
+    )
+    return definitions
 
 
 def _choice_schema(parts: dict[str, type]) -> dict[str, Any]:
@@ -406,7 +412,15 @@ def _schema_of(hint: Any) -> dict[str, Any]:
 
 
 def _field_docs(kind: type) -> dict[str, str]:
-    """The text under each field of a dataclass, from its source."""
+    """The text under each field of a dataclass and of those that it inherits from, from their sources."""
+    docs: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if "__dataclass_fields__" in vars(base):
+            docs |= _own_field_docs(base)
+    return docs
+
+
+def _own_field_docs(kind: type) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     docs: dict[str, str] = {}
     statements = body.body if isinstance(body, ast.ClassDef) else []

@@ -1,4 +1,4 @@
-"""The pipelines that come with the package, by name: `bm25`, `dense`, `splade`, `hybrid`, `hybrid-rescored`."""
+"""What comes with the package, by name: pipelines such as `bm25` and `hybrid`, recipes for training."""
 
 from __future__ import annotations
 
@@ -83,6 +83,22 @@ def is_experiment(path: Path) -> bool:
     """
     value = read_yaml(path).value
     return isinstance(value, dict) and "pipelines" in value
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a YAML file says a recipe for training: it has the key of one, such as `contrastive`.
+
+    >>> is_recipe(recipe_path("minilm-l6-cross-encoder")), is_recipe(pipeline_path("bm25"))
+    (True, False)
+
+    Raises:
+        ConfigError: it cannot be read as YAML.
+    """
+    from rerank.registry import names_of
+    from rerank.train.recipe import Recipe
+
+    value = read_yaml(path).value
+    return isinstance(value, dict) and any(name in value for name in names_of(Recipe))
 
 
 def find_pipeline(name: str) -> Pipeline:

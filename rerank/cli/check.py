@@ -1,4 +1,4 @@
-"""`rerank check`: whether a pipeline or experiment file is sound, without running it."""
+"""`rerank check`: whether a pipeline, experiment or recipe is sound, without running it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from rerank.stage import Flow, Pipeline, Stage
 
@@ -16,10 +17,10 @@ HEAD = ("stage", "needs", "gives", "scores")
 
 def check(
     names: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="Pipeline or experiment files, or names of ready pipelines.")
+        list[str], typer.Argument(metavar="FILE", help="Pipeline, experiment or recipe files, or names of ready ones.")
     ],
 ) -> None:
-    """Checks pipeline and experiment files without loading a model.
+    """Checks pipelines, experiments and recipes without loading a model.
 
     Names, types and paths are checked, and that every stage gets what it needs. A sound pipeline is shown stage by
     stage; one that is not costs a line that says where and what to do, and the exit code 2.
@@ -28,6 +29,7 @@ def check(
     Examples:
       rerank check my-pipeline.yaml
       rerank check bm25 hybrid pipelines/*.yaml
+      rerank check my-recipe.yaml
     """
     from rerank.errors import RerankError
 
@@ -48,9 +50,10 @@ def _report(name: str) -> str:
     Raises:
         ConfigError, PipelineError: it is not sound.
     """
-    from rerank.ready import find_pipeline, is_experiment, pipeline_path
+    from rerank.ready import find_pipeline, is_experiment, is_recipe, pipeline_path, ready_recipes, recipe_path
 
-    path = pipeline_path(name)
+    if name in ready_recipes() or is_recipe(path := pipeline_path(name)):
+        return _recipe(recipe_path(name))
     if not is_experiment(path):
         return f"{path}: OK\n{_table(find_pipeline(name))}"
     from rerank.evaluation.experiment import load_experiment
@@ -58,6 +61,28 @@ def _report(name: str) -> str:
     experiment = load_experiment(path)
     tables = [_table(pipeline) for pipeline in experiment.pipelines]
     return "\n".join([f"{path}: OK, an experiment with {len(tables)} pipelines", *tables])
+
+
+def _recipe(path: Path) -> str:
+    """What a recipe says, shortly.
+
+    Raises:
+        ConfigError: it is not sound.
+    """
+    from rerank.train.recipe import load_recipe
+
+    recipe = load_recipe(path).recipe
+    lines = [
+        f"{path}: OK, a recipe",
+        f"  trains  {recipe.engine} by {recipe.label}",
+        f"  adapter {recipe.adapter or 'none, all weights'}",
+        f"  groups  {', '.join(source.label for source in recipe.groups)}",
+    ]
+    evaluation = recipe.evaluation
+    if evaluation is not None:
+        on = ", ".join(f"{one.data} ({one.split})" for one in evaluation.on)
+        lines.append(f"  best by {evaluation.measure} on {on}")
+    return "\n".join(lines)
 
 
 def _table(pipeline: Pipeline) -> str:

@@ -1,4 +1,4 @@
-"""`rerank schema`: what an editor needs to complete and check pipeline and experiment files."""
+"""`rerank schema`: what an editor needs to complete and check pipeline, experiment and recipe files."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def schema(
     experiment: Annotated[
         bool, typer.Option("--experiment", help="The schema of experiment files instead of pipeline files.")
     ] = False,
+    recipe: Annotated[bool, typer.Option("--recipe", help="The schema of recipes, the files of rerank train.")] = False,
 ) -> None:
     """Prints the JSON schema of pipeline files.
 
@@ -25,7 +26,11 @@ def schema(
       # then, as the first line of my-pipeline.yaml:
       # yaml-language-server: $schema=pipeline.schema.json
     """
-    if experiment:
+    if recipe:
+        from rerank.train.schema import recipe_schema
+
+        typer.echo(json.dumps(recipe_schema(), indent=2))
+    elif experiment:
         from rerank.evaluation.experiment import experiment_schema
 
         typer.echo(json.dumps(experiment_schema(), indent=2))

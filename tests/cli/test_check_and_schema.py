@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from rerank.ready import find_pipeline, is_experiment, pipeline_path, ready_names
+from rerank.ready import find_pipeline, is_experiment, pipeline_path, ready_names, ready_recipes, recipe_path
 from rerank.resources import shipped
 from rerank.stage import FROM_QUERIES
 from rerank.yamlfile import read_yaml
@@ -90,3 +90,37 @@ def test_the_schema_of_experiments_accepts_one(rerank: Rerank) -> None:
     validator = jsonschema.Draft202012Validator(schema)
     assert not validator.is_valid({**value, "tset": "t"})
     assert not validator.is_valid({**value, "pipelines": [{"stages": ["bm52"]}]})
+
+
+@pytest.mark.parametrize("name", ready_recipes())
+def test_a_ready_recipe_is_sound_and_its_schema_accepts_it(rerank: Rerank, name: str) -> None:
+    done = rerank("check", name)
+    assert (done.code, done.err) == (0, "")
+    assert f"{name}.yaml: OK, a recipe" in done.out
+    jsonschema = pytest.importorskip("jsonschema", reason="a development tool")
+    schema = json.loads(rerank("schema", "--recipe").out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(read_yaml(recipe_path(name)).value, schema)
+
+
+RECIPE = "engine: {cross_encoder: m}, groups: {data: stdlib}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "contrastive: {engine: {cross_encoder: m}}",
+        f"contrastive: {{{RECIPE}, lerning_rate: 1}}",
+        f"contrastive: {{{RECIPE}, loss: sofmax}}",
+        f"contrastive: {{{RECIPE}}}\nsft: {{{RECIPE}}}",
+    ],
+)
+def test_check_and_schema_refuse_the_same_recipes(rerank: Rerank, tmp_path: Path, text: str) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="a development tool")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text + "\n", encoding="utf-8")
+    done = rerank("check", path)
+    assert done.code == 2
+    assert f"{path}:" in done.err
+    validator = jsonschema.Draft202012Validator(json.loads(rerank("schema", "--recipe").out))
+    assert not validator.is_valid(read_yaml(path).value)
