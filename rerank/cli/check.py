@@ -20,7 +20,7 @@ def check(
         list[str], typer.Argument(metavar="FILE", help="Pipeline, experiment or recipe files, or names of ready ones.")
     ],
 ) -> None:
-    """Checks pipelines, experiments and recipes without loading a model.
+    """Checks pipelines, experiments and recipes; loads no model.
 
     Names, types and paths are checked, and that every stage gets what it needs. A sound pipeline is shown stage by
     stage; one that is not costs a line that says where and what to do, and the exit code 2.

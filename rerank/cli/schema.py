@@ -15,7 +15,7 @@ def schema(
     ] = False,
     recipe: Annotated[bool, typer.Option("--recipe", help="The schema of recipes, the files of rerank train.")] = False,
 ) -> None:
-    """Prints the JSON schema of pipeline files.
+    """Prints the JSON schema of pipelines, experiments or recipes.
 
     With it an editor completes stage names and options and marks what is wrong while you type. Editors with the YAML
     language server read its place from a file's first line.
