@@ -30,6 +30,8 @@ from rerank.cli import (
     run,
     schema,
     search,
+    serve,
+    synthesize,
     train,
 )
 from rerank.errors import RerankError
@@ -54,7 +56,9 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("search")(search.search)
 app.command("rerank")(rerank_list.rerank)
+app.command("serve")(serve.serve)
 app.add_typer(index.app, name="index", short_help="Builds indexes beforehand; lists and verifies what is on disk.")
+app.add_typer(synthesize.app, name="synthesize", short_help="Makes training data from documents.")
 app.command("train")(train.train)
 app.add_typer(adapters.app, name="adapters", short_help="Shows, merges and exports what training has left.")
 app.command("check")(check.check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -58,10 +59,16 @@ def list_command(output: Output = Format.table) -> None:
 def show(name: Name, split: Split = "test", output: Output = Format.table) -> None:
     """Shows what a collection holds: counts, what was noted while reading it, a query and a document.
 
+    Of one that rerank synthesize wrote, how it came about: clusters, samples, filters, what was dropped and why.
+
     Example: rerank data show beir/scifact --split train
     """
     from rerank.data.load import load
+    from rerank.synthesize.show import is_synthetic, shown
 
+    if output is not Format.json and is_synthetic(Path(name)):
+        typer.echo(shown(Path(name)))
+        return
     facts = _facts(load(name, split))
     typer.echo(json.dumps(facts, indent=2, ensure_ascii=False) if output is Format.json else _lines(facts))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NewType
 
@@ -47,6 +47,8 @@ class _Live:
     """An unfinished ticket: its steps and the wave of groups that it waits for."""
 
     steps: Steps
+    owner: Hashable
+    """Whose turn it is when its requests are taken."""
     start: int = 0
     """Index of the wave's first call."""
     answers: list[Answer] = field(default_factory=list)
@@ -69,27 +71,34 @@ class Scheduler:
     def __init__(self) -> None:
         self._submitted = 0
         self._live: dict[Ticket, _Live] = {}
-        self._turns: deque[Ticket] = deque()
+        self._turns: deque[Hashable] = deque()
+        self._ready: dict[Hashable, deque[Ticket]] = {}
         self._finished: list[tuple[Ticket, Outcome | Exception]] = []
 
-    def submit(self, steps: Steps) -> Ticket:
-        """The ticket of a list, whose first requests are ready; the steps must not have been started."""
+    def submit(self, steps: Steps, owner: Hashable = None) -> Ticket:
+        """The ticket of a list, whose first requests are ready; the steps must not have been started.
+
+        Args:
+            steps: the rule's.
+            owner: who asks.  Owners take turns, and so do the tickets of each; without one a ticket is its own.
+        """
         ticket = Ticket(self._submitted)
         self._submitted += 1
-        self._live[ticket] = _Live(steps)
+        self._live[ticket] = _Live(steps, ticket if owner is None else owner)
         self._advance(ticket)
         return ticket
 
     def take(self, budget: int | None = None, cost: Cost = one_each) -> list[Request]:
         """Requests that are ready, up to a sum of costs; without a budget all of them.
 
-        A request that costs more than the budget comes alone.  Tickets take turns.  What was taken is to be given.
+        A request that costs more than the budget comes alone.  Owners take turns.  What was taken is to be given.
         What `cost` raises fails the ticket of the request.
         """
         taken: list[Request] = []
         spent = 0
         while self._turns:
-            ticket = self._turns[0]
+            owner = self._turns[0]
+            ticket = self._ready[owner][0]
             live = self._live[ticket]
             for used in range(len(live.ready) if budget is None else min(TURN, len(live.ready))):
                 try:
@@ -98,15 +107,19 @@ class Scheduler:
                     self._end(ticket, error)
                     break
                 if budget is not None and taken and spent > budget:
-                    self._turns.rotate(-1 if used else 0)
+                    if used:
+                        self._turn_ends(owner, ticket)
                     return taken
                 taken.append(live.ready.popleft())
                 live.asked.add(taken[-1].index)
             else:
-                self._turns.popleft()
-                if live.ready:
-                    self._turns.append(ticket)
+                self._turn_ends(owner, ticket)
         return taken
+
+    @property
+    def has_ready(self) -> bool:
+        """Whether `take` would give anything."""
+        return bool(self._turns)
 
     def give(self, requests: Sequence[Request], answers: Sequence[Answer] | Exception) -> None:
         """Takes in the answers to requests that were taken; an exception fails every ticket among them, and no other.
@@ -165,7 +178,22 @@ class Scheduler:
             live.start += len(live.answers)
             live.answers = [()] * len(groups)
             live.ready = deque(Request(ticket, index, group) for index, group in enumerate(groups, live.start))
-            self._turns.append(ticket)
+            if live.owner not in self._ready:
+                self._ready[live.owner] = deque()
+                self._turns.append(live.owner)
+            self._ready[live.owner].append(ticket)
+
+    def _turn_ends(self, owner: Hashable, ticket: Ticket) -> None:
+        """Puts the owner who comes first, and the first of its tickets, behind all others; or away where it is done."""
+        tickets = self._ready[owner]
+        tickets.popleft()
+        if self._live[ticket].ready:
+            tickets.append(ticket)
+        self._turns.popleft()
+        if tickets:
+            self._turns.append(owner)
+        else:
+            del self._ready[owner]
 
     def _end(self, ticket: Ticket, result: Outcome | Exception) -> None:
         if ticket in self._live:
@@ -176,7 +204,11 @@ class Scheduler:
         live = self._live.pop(ticket)
         live.steps.close()
         if live.ready:
-            self._turns.remove(ticket)
+            tickets = self._ready[live.owner]
+            tickets.remove(ticket)
+            if not tickets:
+                self._turns.remove(live.owner)
+                del self._ready[live.owner]
 
 
 def run_waves(lists: Iterable[Steps], ask: Callable[[list[Request]], Sequence[Answer]]) -> list[Outcome | Exception]:

@@ -397,3 +397,38 @@ def test_a_loop_may_close_with_batches_in_flight():
 
     asyncio.run(main())
     assert started == [1]
+
+
+# -- owners ---------------------------------------------------------------------
+
+
+def test_owners_take_turns_however_many_lists_each_has():
+    scheduler = Scheduler()
+    greedy = {scheduler.submit(Pointwise().steps(TURN), "greedy") for _ in range(5)}
+    modest = scheduler.submit(Pointwise().steps(TURN), "modest")
+    taken = [each.ticket for each in scheduler.take(2 * TURN)]
+    assert taken.count(modest) == TURN
+    assert sum(ticket in greedy for ticket in taken) == TURN
+
+
+def test_the_lists_of_one_owner_take_turns_too():
+    scheduler = Scheduler()
+    long, short = scheduler.submit(Pointwise().steps(5 * TURN), "one"), scheduler.submit(Pointwise().steps(3), "one")
+    assert [each.ticket for each in scheduler.take(TURN + 3)] == [long] * TURN + [short] * 3
+
+
+@given(st.lists(st.tuples(st.integers(1, 70), st.integers(0, 2)), max_size=8), st.integers(1, 50), st.data())
+def test_owners_lose_and_double_no_request_whatever_is_cancelled(lists, budget, data):
+    scheduler = Scheduler()
+    tickets = {scheduler.submit(Pointwise().steps(size), owner): size for size, owner in lists}
+    cancelled: set[Ticket] = set()
+    taken: list[Request] = []
+    while requests := scheduler.take(budget):
+        taken += requests
+        if tickets and data.draw(st.booleans()):
+            cancelled.add(data.draw(st.sampled_from(sorted(tickets))))
+            scheduler.cancel(max(cancelled))
+    assert not scheduler.has_ready
+    assert len({(each.ticket, each.index) for each in taken}) == len(taken)
+    kept = [each.ticket for each in taken if each.ticket not in cancelled]
+    assert len(kept) == sum(size for ticket, size in tickets.items() if ticket not in cancelled)
