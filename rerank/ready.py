@@ -72,6 +72,33 @@ def recipe_path(name: str) -> Path:
     return shipped("pipelines/recipes") / f"{name}.yaml"
 
 
+def ready_syntheses() -> list[str]:
+    """The names of the ready configurations for synthesizing training data.
+
+    >>> "stdlib-sentences" in ready_syntheses()
+    True
+    """
+    return sorted(path.stem for path in shipped("pipelines/synthesis").glob("*.yaml"))
+
+
+def synthesis_path(name: str) -> Path:
+    """The file that `name` stands for: a synthesis file's path, or the name of a ready one.
+
+    Raises:
+        UnknownNameError: no ready synthesis has that name; the nearest one is given.
+        ConfigError: no such file.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"{name}: no such file; the ready syntheses are {', '.join(ready_syntheses())}")
+        return path
+    if name not in ready_syntheses():
+        hint = nearest(name, ready_syntheses()) or f"; the ready ones are {', '.join(ready_syntheses())}"
+        raise UnknownNameError(f"no ready synthesis and no file is called {name!r}{hint}")
+    return shipped("pipelines/synthesis") / f"{name}.yaml"
+
+
 def is_experiment(path: Path) -> bool:
     """Whether a YAML file says an experiment and not a pipeline: it has the key `pipelines`.
 

@@ -1,0 +1,97 @@
+"""`rerank synthesize`: training data from documents."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerank.cli.session import Device, Home, NoCache, Progress, Threads, session
+
+if TYPE_CHECKING:
+    from rerank.synthesize.duqgen import DUQGen
+
+app = typer.Typer(no_args_is_help=True, help="Makes training data from documents.")
+
+
+@app.callback()
+def synthesize() -> None:
+    """Makes training data from documents: data sets that recipes train on as they are."""
+
+
+@app.command()
+def duqgen(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a ready synthesis.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Where the data set goes; default runs/NAME."),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[NAME=]PATH", help="The documents, in place of those that the file names: a folder or a name."
+        ),
+    ] = None,
+    home: Home = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    progress: Progress = None,
+    *,
+    no_cache: NoCache = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be asked, and for how long; write nothing.")
+    ] = False,
+) -> None:
+    """Writes queries for documents that cover a collection, filters them, and mines negatives.
+
+    The folder is a data set in BEIR's layout, with where every pair comes from (provenance.jsonl), what was dropped
+    and why (drops.jsonl), a data card (README.md) and a map of the clusters (map.svg). Interrupted, even by kill -9,
+    the same command goes on, and what a model has answered is not asked again.
+
+    \b
+    Examples:
+      rerank synthesize duqgen stdlib-sentences
+      rerank synthesize duqgen smollm2-questions --data path/to/folder --dry-run
+      rerank synthesize duqgen mine.yaml --out data/mine
+    """
+    from rerank.synthesize.presets import load_synthesis
+
+    found = load_synthesis(config)
+    wanted = _with_data(found.synthesis, data)
+    with session(home, device, threads, progress, no_cache=no_cache) as runtime:
+        if dry_run:
+            from rerank.synthesize.estimate import plan_synthesis
+
+            typer.echo(plan_synthesis(wanted, runtime, name=found.name))
+            return
+        folder = out or Path("runs") / found.name
+        wanted.run(folder, runtime, name=folder.name)
+    _say(folder)
+
+
+def _with_data(synthesis: DUQGen, given: str | None) -> DUQGen:
+    import dataclasses
+
+    from rerank.errors import ConfigError
+
+    if given is None:
+        return synthesis
+    name, sign, path = given.rpartition("=")
+    if sign and name != synthesis.data:
+        raise ConfigError(f"--data {given}: the file calls its data set {synthesis.data!r}, not {name!r}")
+    there = Path(path).expanduser()
+    return dataclasses.replace(synthesis, data=str(there.resolve()) if there.exists() else path)
+
+
+def _say(folder: Path) -> None:
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    documents = card["documents"]
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(card["dropped"].items(), key=lambda each: -each[1]))
+    typer.echo(
+        f"{folder}: {card['queries']:,} queries for {documents['with queries']:,} of {documents['chosen']:,} chosen "
+        f"documents; see {folder}/README.md"
+    )
+    if dropped:
+        typer.echo(f"dropped: {dropped}", err=True)

@@ -1,0 +1,3 @@
+"""Training data made from nothing but documents."""
+
+from __future__ import annotations

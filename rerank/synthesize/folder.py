@@ -1,0 +1,154 @@
+"""A synthetic data set on disk: BEIR's layout, which `rerank.data.load` reads, and where every pair comes from.
+
+    corpus.jsonl, queries.jsonl, qrels/train.tsv, qrels/dev.tsv, meta.json    the data set
+    runs/negatives.trec   the hard negatives: in a recipe `candidates: negatives`
+    provenance.jsonl      of each query: document, cluster, prompt, model, seed, sample, what the filters said
+    drops.jsonl           what did not become a query, and why
+    examples.jsonl        the examples that prompts were given
+    synthesis.yaml        the configuration; `rerank synthesize duqgen` makes the same of it
+    card.json, README.md, map.svg   the data card
+
+Nothing in it tells when or how fast it was made, so equal data is equal to the byte.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rerank.artifact import new_artifact, write_json, write_text
+from rerank.data.trec import write_run
+from rerank.ranking import Ranking, TextSource
+from rerank.run import Run
+from rerank.synthesize.card import card_of, markdown
+from rerank.synthesize.duqgen import KIND, VERSION, Titled
+from rerank.synthesize.map import cluster_map
+
+if TYPE_CHECKING:
+    from rerank.synthesize.duqgen import DUQGen, Pair, Synthesis
+
+NEGATIVES = "negatives"
+"""The name of the lists of negatives."""
+_AT_ONCE = 1024
+
+
+def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: str) -> None:
+    """Writes the data set to `out`, whole or not at all.
+
+    Raises:
+        ArtifactError: `out` holds something else, or cannot be written.
+    """
+    by_split: defaultdict[str, list[Pair]] = defaultdict(list)
+    for pair in made.pairs:
+        by_split[config.split_of(pair.docno)].append(pair)
+    with new_artifact(out, KIND, VERSION, key) as draft:
+        folder = draft.path
+        (folder / "qrels").mkdir()
+        card = card_of(config, made, name, {split: len(pairs) for split, pairs in sorted(by_split.items())})
+        write_json(folder / "meta.json", {"name": name, "language": made.corpus.language})
+        _write_lines(folder / "corpus.jsonl", _documents(config, made))
+        _write_lines(folder / "queries.jsonl", ({"_id": pair.qid, "text": pair.query} for pair in made.pairs))
+        for split, pairs in by_split.items():
+            lines = "".join(f"{pair.qid}\t{pair.docno}\t1\n" for pair in pairs)
+            write_text(folder / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{lines}")
+        if card["negatives_in_run"]:
+            (folder / "runs").mkdir()
+            write_run(Run(NEGATIVES, _negatives(made)), folder / "runs" / f"{NEGATIVES}.trec")
+        _write_lines(folder / "provenance.jsonl", _provenance(made))
+        _write_lines(folder / "drops.jsonl", _drops(made))
+        _write_lines(folder / "examples.jsonl", _examples(made))
+        write_text(folder / "synthesis.yaml", config.to_yaml(name))
+        write_json(folder / "card.json", card)
+        write_text(folder / "README.md", markdown(card, made))
+        drawing = cluster_map(made.picked, config.seed)
+        if drawing:
+            write_text(folder / "map.svg", drawing)
+        draft.config.update(corpus=made.corpus.fingerprint, data=config.data, queries=len(made.pairs))
+
+
+def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
+        for record in records:
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _documents(config: DUQGen, made: Synthesis) -> Iterator[dict[str, Any]]:
+    """The documents in the order of their ids: all, or those that pairs and negatives need."""
+    corpus = made.corpus
+    codes = np.arange(len(corpus.ids))
+    if config.corpus == "used":
+        used = {pair.code for pair in made.pairs} | {each.code for pair in made.pairs for each in pair.negatives}
+        codes = np.array(sorted(used), dtype=np.int64)
+    codes = codes[np.argsort(corpus.ids.sort_keys(codes), kind="stable")]
+    for start in range(0, len(codes), _AT_ONCE):
+        some = codes[start : start + _AT_ONCE]
+        for docno, (title, text) in zip(corpus.ids.take(some), _parts(corpus, some), strict=True):
+            yield {"_id": str(docno), **({"title": title} if title else {}), "text": text}
+
+
+def _parts(corpus: TextSource, codes: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(corpus, Titled):
+        return zip(corpus.titles(codes), corpus.bodies(codes), strict=True)
+    return (("", text) for text in corpus.texts(codes))
+
+
+def _negatives(made: Synthesis) -> Ranking:
+    """The negatives as lists, best rank first."""
+    lists = {
+        pair.qid: {
+            str(docno): -float(each.rank)
+            for docno, each in zip(_names(made, [each.code for each in pair.negatives]), pair.negatives, strict=True)
+        }
+        for pair in made.pairs
+        if pair.negatives
+    }
+    return Ranking.of(lists, {pair.qid: pair.query for pair in made.pairs if pair.negatives})
+
+
+def _names(made: Synthesis, codes: list[int]) -> list[str]:
+    return [str(docno) for docno in made.corpus.ids.take(np.array(codes, dtype=np.int64))]
+
+
+def _provenance(made: Synthesis) -> Iterator[dict[str, Any]]:
+    prompts = made.facts.get("prompts", {})
+    for pair in made.pairs:
+        names = _names(made, [each.code for each in pair.negatives])
+        yield {
+            "qid": pair.qid,
+            "docno": pair.docno,
+            "cluster": pair.cluster,
+            "cosine": pair.cosine,
+            "generator": made.facts["generator"],
+            "model": made.facts.get("model"),
+            "prompt": pair.draft.prompt,
+            "prompt_fingerprint": prompts.get(pair.draft.prompt),
+            "seed": pair.draft.seed,
+            "sample": pair.draft.sample,
+            "written": pair.draft.text,
+            "round_trip_rank": pair.rank,
+            "negatives": [[docno, each.rank] for docno, each in zip(names, pair.negatives, strict=True)],
+        }
+
+
+def _drops(made: Synthesis) -> Iterator[dict[str, Any]]:
+    for drop in sorted(made.drops, key=lambda drop: (drop.docno, drop.draft.prompt, drop.draft.sample)):
+        yield {
+            "docno": drop.docno,
+            "prompt": drop.draft.prompt,
+            "seed": drop.draft.seed,
+            "sample": drop.draft.sample,
+            "written": drop.draft.text,
+            "query": drop.text,
+            "reason": drop.reason,
+        }
+
+
+def _examples(made: Synthesis) -> Iterator[dict[str, Any]]:
+    for prompt, examples in sorted(made.setting.examples.items()):
+        for example in examples:
+            yield {"prompt": prompt, **example._asdict()}
