@@ -64,9 +64,12 @@ if TYPE_CHECKING:
         WeightedSum,
         apply,
     )
+    from rerank.synthesize.duqgen import DUQGen
+    from rerank.synthesize.generators import ExtractiveGenerator, Generator, KeyphraseGenerator, LLMGenerator
     from rerank.train.contrastive import Contrastive
     from rerank.train.current import CurrentEngine
     from rerank.train.distill import Distill
+    from rerank.train.grpo import GRPO
     from rerank.train.losses import (
         ADRMSELoss,
         ApproxNDCGLoss,
@@ -151,9 +154,12 @@ _NAMES = {
         "apply",
     ),
     "rerank.adapters.lora": ("LoRA",),
+    "rerank.synthesize.duqgen": ("DUQGen",),
+    "rerank.synthesize.generators": ("ExtractiveGenerator", "Generator", "KeyphraseGenerator", "LLMGenerator"),
     "rerank.train.contrastive": ("Contrastive",),
     "rerank.train.current": ("CurrentEngine",),
     "rerank.train.distill": ("Distill",),
+    "rerank.train.grpo": ("GRPO",),
     "rerank.train.sft": ("SFT",),
     "rerank.train.losses": (
         "ADRMSELoss",

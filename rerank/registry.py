@@ -63,6 +63,12 @@ BUILT_IN: dict[str, str] = {
     "sft": "rerank.train.sft:SFT",
     "contrastive": "rerank.train.contrastive:Contrastive",
     "distill": "rerank.train.distill:Distill",
+    "grpo": "rerank.train.grpo:GRPO",
+    # synthesis: training data from documents alone
+    "duqgen": "rerank.synthesize.duqgen:DUQGen",
+    "llm": "rerank.synthesize.generators:LLMGenerator",
+    "extractive": "rerank.synthesize.generators:ExtractiveGenerator",
+    "keyphrase": "rerank.synthesize.generators:KeyphraseGenerator",
     # rewards: what an answer is worth in reinforcement learning
     "weighted": "rerank.train.rewards:WeightedReward",
     "format": "rerank.train.rewards:FormatReward",

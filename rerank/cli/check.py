@@ -69,9 +69,14 @@ def _recipe(path: Path) -> str:
     Raises:
         ConfigError: it is not sound.
     """
+    from rerank.errors import ConfigError
     from rerank.train.recipe import load_recipe
 
     recipe = load_recipe(path).recipe
+    try:
+        recipe.check_before()
+    except ConfigError as error:
+        raise type(error)(f"{path}: {error}") from error
     lines = [
         f"{path}: OK, a recipe",
         f"  trains  {recipe.engine} by {recipe.label}",

@@ -27,6 +27,10 @@ def train(
             metavar="NAME=PATH", help="Where a data set of the recipe is: a folder, or another name; may be repeated."
         ),
     ] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(metavar="ADAPTER", help="The adapter to go on from, for recipes that do: grpo."),
+    ] = None,
     home: Home = None,
     device: Device = "auto",
     threads: Threads = None,
@@ -48,11 +52,14 @@ def train(
     Examples:
       rerank train smollm2-labels --data beir/nfcorpus=path/to/folder --dry-run
       rerank train mine.yaml --out runs/mine
+      rerank train smollm2-groups-grpo --start runs/smollm2-groups-sft/adapter
     """
     from rerank.train.recipe import load_recipe
 
     found = load_recipe(recipe)
     wanted = found.recipe.with_data(_paths(data or []))
+    if start is not None:
+        wanted = wanted.going_on_from(start)
     with session(home, device, threads, progress) as runtime:
         if dry_run:
             typer.echo(_preview(wanted, runtime, examples))
@@ -83,6 +90,7 @@ def _preview(recipe: Recipe, runtime: Runtime, examples: int) -> str:
     from rerank.train.groups import build_groups
     from rerank.train.preview import preview
 
+    recipe.check_before()
     groups = build_groups(recipe.groups, runtime)
     engine = recipe.engine
     folder = resolve_model(engine.model, engine.revision, runtime.home)  # type: ignore[attr-defined]
@@ -91,7 +99,7 @@ def _preview(recipe: Recipe, runtime: Runtime, examples: int) -> str:
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder.path), local_files_only=True)
     prompt = load_prompt(recipe.prompt) if recipe.prompt is not None else None
     room = min(recipe.max_tokens or 1 << 20, int(tokenizer.model_max_length), getattr(engine, "max_tokens", 1 << 20))
-    steps = recipe.optimiser.n_steps(len(groups))
+    steps = recipe.n_steps(len(groups))
     shown = preview(groups, prompt, tokenizer, max_tokens=room, examples=examples)
     return f"{shown}\n\n{steps:,} steps of {recipe.optimiser.groups} groups"
 

@@ -90,7 +90,8 @@ class BoundPrompt:
         layout = self._layout(2 if most is None else min(2, most))
         if prompt.verb == "choices" or self.chooses_at_the_end:
             self._check_labels(most or 1)
-        self._begun = opening(layout.ending)
+        self.begun = opening(layout.ending)
+        """What the prompt itself begins the answer with: a tag of reasoning, or nothing."""
 
     def _layout(self, n: int) -> Layout:
         if n not in self._layouts:
@@ -277,7 +278,7 @@ class BoundPrompt:
         Raises:
             PipelineError: an answer of another verb.
         """
-        return read_answer(self.prompt, raw, n, count, self._begun)
+        return read_answer(self.prompt, raw, n, count, self.begun)
 
     def text(self, raw: str, count: Count | None = None) -> str:
         """What was written about the query, without its reasoning; empty where nothing is left.
@@ -286,7 +287,7 @@ class BoundPrompt:
             raw: what the engine wrote.
             count: is told of `failed answers`: those that nothing is left of.
         """
-        return read_text(self.prompt, raw, count, self._begun)
+        return read_text(self.prompt, raw, count, self.begun)
 
     @property
     def chooses_at_the_end(self) -> bool:

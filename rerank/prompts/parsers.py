@@ -412,6 +412,50 @@ def read_group_scores(raw: Raw, shown: Shown) -> Parsed:
     return Parsed(tuple(None if grade is None else grade / TOP_GRADE for grade in grades), tuple(problems))
 
 
+_LABEL_GRADE = re.compile(r"([^\W\d_]+)\s*[:=]?\s*([0-9]+)")
+"""Labels are words: numbers could not be told from grades."""
+TOP_DIGIT = 9
+
+
+def is_label_grades(text: str) -> bool:
+    """Whether a text is labels with a digit right behind each, one blank between them, and nothing else.
+
+    >>> is_label_grades("A7 B0 C3"), is_label_grades("A: 7, B: 0")
+    (True, False)
+    """
+    return re.fullmatch(r"[^\W\d_]+[0-9](?: [^\W\d_]+[0-9])*", text.strip()) is not None
+
+
+def read_label_grades(raw: Raw, shown: Shown) -> Parsed:
+    """Every document's grade from 0 to 9 in a text like `A7 B0 C3`, over 9; None for a document without a usable one.
+
+    A blank, a colon or an equals sign may stand before a grade, and anything between pairs.  A label that was not
+    shown, one that comes twice, a grade above 9 and a document without a grade are problems; other grades stand.
+
+    >>> read_label_grades("B9 A0", Shown(2, ("A", "B"))).answer, read_label_grades("A10", Shown(1, ("A",))).answer
+    ((0.0, 1.0), (None,))
+    """
+    places = {label: place for place, label in enumerate(shown.labels)}
+    grades: list[float | None] = [None] * shown.n
+    problems = []
+    seen: set[int] = set()
+    for label, digits in _LABEL_GRADE.findall(_final(_text(raw))):
+        place = places.get(label)
+        if place is None:
+            problems.append(f"label {label[:20]!r} was not shown")
+        elif place in seen:
+            problems.append(f"two grades of {label}")
+            grades[place] = None
+        else:
+            seen.add(place)
+            if len(digits) == 1:
+                grades[place] = int(digits) / TOP_DIGIT
+            else:
+                problems.append(f"grade {digits[:20]} of {label} is no digit")
+    problems.extend(f"no grade of {label}" for label, place in places.items() if place not in seen)
+    return Parsed(tuple(grades), tuple(problems))
+
+
 def read_written(raw: Raw, shown: Shown) -> Parsed:
     """The text that was written: what follows any reasoning, without answer tags and white space around it.
 
@@ -436,6 +480,7 @@ PARSERS: dict[str, Parser] = {
     "answer-pick": Parser(read_answer_pick, _verbs("generate"), many=True, labels="documents"),
     "permutation": Parser(read_permutation, _verbs("generate"), many=True, labels="documents"),
     "group-scores": Parser(read_group_scores, _verbs("generate"), many=True, labels="numbers"),
+    "label-grades": Parser(read_label_grades, _verbs("generate"), many=True, labels="documents"),
     "text": Parser(read_written, _verbs("generate"), many=False, labels="none", documents=False),
 }
 """Every parser by the name that prompts use."""

@@ -184,7 +184,8 @@ class Prompt:
         """
         if self.rule or not self.shows_many:
             return self.rule or "pointwise"
-        return {"permutation": "listwise", "group-scores": "groupwise"}.get(self.parser, "setwise")
+        rules = {"permutation": "listwise", "group-scores": "groupwise", "label-grades": "groupwise"}
+        return rules.get(self.parser, "setwise")
 
     def shown_labels(self, n: int) -> tuple[str, ...]:
         """The labels of `n` documents shown, or the answers to choose from.
@@ -421,6 +422,8 @@ def _label_problems(prompt: Prompt, parser: Parser) -> Iterator[tuple[Key, str]]
             yield key, f"the parser {prompt.parser} needs a list of answers; {prompt.labels} are names of documents"
         elif parser.labels == "numbers" and prompt.labels != "numbers":
             yield key, f"the parser {prompt.parser} needs numbers"
+        elif prompt.parser == "label-grades" and prompt.labels == "numbers":
+            yield key, "the parser label-grades needs letters: numbers could not be told from grades"
         elif prompt.labels == "numbers" and prompt.verb == "choices" and prompt.max_documents is None:
             yield key, "numbers to choose from need max_documents: 1 and 10 can start with the same token"
         return

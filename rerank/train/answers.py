@@ -13,16 +13,16 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rerank.errors import DataError
-from rerank.prompts.parsers import PARSERS, Shown, after_thinking, has_group_form, think_answer
+from rerank.prompts.parsers import PARSERS, Shown, after_thinking, has_group_form, is_label_grades, think_answer
 
 if TYPE_CHECKING:
     from rerank.prompts.prompt import Prompt
     from rerank.rules.rule import Answer
 
-Form = Literal["think-answer", "answer", "reason-answer", "answer-only", "object", "any"]
+Form = Literal["think-answer", "answer", "reason-answer", "answer-only", "object", "label-grades", "any"]
 """What stands around an answer: finished reasoning and answer tags, or answer tags, with anything else beside them; a
-reason and an answer block, one answer block, or one JSON object, and nothing else but the model's own reasoning before
-it; whatever the parser reads."""
+reason and an answer block, one answer block, one JSON object, or grades right behind labels, and nothing else but the
+model's own reasoning before it; whatever the parser reads."""
 
 
 def _is_one_object(text: str) -> bool:
@@ -39,6 +39,7 @@ _KEEPS: dict[Form, Callable[[str], bool]] = {
     # An empty reason before it: the same test for the answer block alone.
     "answer-only": lambda text: has_group_form("<reason></reason>" + after_thinking(text)),
     "object": lambda text: _is_one_object(after_thinking(text)),
+    "label-grades": lambda text: is_label_grades(after_thinking(text)),
     "any": lambda text: True,
 }
 
@@ -114,6 +115,8 @@ def form_of(prompt: Prompt) -> Form:
         return "think-answer"
     if prompt.parser == "answer-pick":
         return "answer"
+    if prompt.parser == "label-grades":
+        return "label-grades"
     if prompt.parser != "group-scores":
         return "any"
     said = "".join(text for _, text in prompt.texts())

@@ -15,7 +15,7 @@ import math
 import resource
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,7 +26,7 @@ from rerank.extras import need
 if TYPE_CHECKING:
     from rerank.train.groups import Groups
     from rerank.train.recipe import Recipe
-    from rerank.train.students import Student
+    from rerank.train.students import Batch, Student
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +34,8 @@ CHECKPOINT = "checkpoint"
 VERSION = 1
 WEIGHTS = "weights.safetensors"
 _STATE = "trainer_state.json"
+_WINDOW = "window.json"
+"""What happened since the last line of the log."""
 
 
 class Fitted(NamedTuple):
@@ -66,12 +68,33 @@ class Job(NamedTuple):
     @property
     def n_steps(self) -> int:
         """How many steps there are."""
-        return self.recipe.optimiser.n_steps(len(self.groups))
+        return self.recipe.n_steps(len(self.groups))
 
     @property
     def log(self) -> Path:
         """The file of what happened, a JSON object a line."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def completions(self) -> Path:
+        """The file of what the model wrote in some steps, where it writes, a JSON object a line."""
+        return self.folder / "completions.jsonl"
+
+
+def mean_figures(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each figure over the steps that have it; the highest, where its name ends in `_max`.
+
+    >>> mean_figures([{"reward": 0.5, "length_max": 3.0}, {"reward": 1.0, "length_max": 2.0}])
+    {'reward': 0.75, 'length_max': 3.0}
+    """
+    named: dict[str, list[float]] = {}
+    for each in figures:
+        for name, value in each.items():
+            named.setdefault(name, []).append(value)
+    return {
+        name: max(values) if name.endswith("_max") else math.fsum(values) / len(values)
+        for name, values in named.items()
+    }
 
 
 def order_of_groups(n_groups: int, n: int, seed: int) -> list[int]:
@@ -89,6 +112,32 @@ def order_of_groups(n_groups: int, n: int, seed: int) -> list[int]:
         epoch = len(order) // n_groups
         order += np.random.default_rng([seed, epoch]).permutation(n_groups).tolist()
     return order[:n]
+
+
+def places_of_steps(n_groups: int, per_step: int, n_steps: int, inner: int, seed: int) -> list[int]:
+    """The numbers of the groups of all steps, one step's after the other's; `inner` steps in a row have the same.
+
+    >>> places = places_of_steps(6, 2, 4, inner=2, seed=0)
+    >>> places[0:2] == places[2:4], places[4:6] == places[6:8], len(set(places))
+    (True, True, 4)
+    """
+    order = order_of_groups(n_groups, per_step * math.ceil(n_steps / inner), seed)
+    starts = [step // inner * per_step for step in range(n_steps)]
+    return [place for start in starts for place in order[start : start + per_step]]
+
+
+def spare_places(n_groups: int, n: int, step: int, seed: int, but: Collection[int]) -> list[int]:
+    """The numbers of `n` groups that a step may take beside its own (`but`), fewer where there are no more.
+
+    >>> spare_places(4, 2, step=0, seed=0, but=(1, 3)) in ([0, 2], [2, 0])
+    True
+    """
+    import numpy as np
+
+    if not n:
+        return []
+    order = np.random.default_rng([seed, step, 1]).permutation(n_groups).tolist()
+    return [place for place in order if place not in but][:n]
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -146,7 +195,8 @@ def fit(job: Job) -> Fitted:
     found = checkpoints(job.folder)
     last = found[-1] if found else None
     step = 0 if last is None else int(last.name.removeprefix("step-"))
-    _keep_lines(job.log, step)
+    for log in (job.log, job.completions):
+        _keep_lines(log, step)
     if last is not None:
         verify_artifact(last)
         job.advance(step)
@@ -184,12 +234,10 @@ def _trainer_class() -> Any:
         """Trainer for a student and a recipe."""
 
         def __init__(self, job: Job, arguments: Any, every: int | None) -> None:
-            n = job.n_steps * job.recipe.optimiser.groups
+            recipe, per_step = job.recipe, job.recipe.optimiser.groups
+            places = places_of_steps(len(job.groups), per_step, job.n_steps, recipe.inner_steps, recipe.seed)
             super().__init__(
-                model=job.student.trained,
-                args=arguments,
-                train_dataset=_Places(order_of_groups(len(job.groups), n, job.recipe.seed)),
-                data_collator=_collate,
+                model=job.student.trained, args=arguments, train_dataset=_Places(places), data_collator=_collate
             )
             self.remove_callback(transformers.PrinterCallback)
             self.control: Any
@@ -197,6 +245,9 @@ def _trainer_class() -> Any:
             self._start: float | None = None
             self._seen = 0
             self._tokens, self._documents = 0, 0
+            self._figures: list[Mapping[str, float]] = []
+            self._batches: list[Batch] = []
+            self._samples: list[dict[str, Any]] = []
             self._since = time.perf_counter()
 
         # -- steps ------------------------------------------------------------
@@ -208,10 +259,15 @@ def _trainer_class() -> Any:
             """The mean loss of a step; its gradient is in the weights."""
             job, recipe = self._job, self._job.recipe
             model.train()
-            groups = [job.groups[place] for place in inputs["places"].tolist()]
+            step = self.state.global_step
             total = torch.zeros((), device=job.student.device)
             items = torch.zeros((), device=job.student.device)
-            for batch in recipe.batches(job.student, groups):
+            if step % recipe.inner_steps == 0:
+                own = inputs["places"].tolist()
+                spare = spare_places(len(job.groups), recipe.n_spare, step, recipe.seed, own)
+                groups, others = ([job.groups[place] for place in places] for places in (own, spare))
+                self._batches = recipe.batches(job.student, groups, step, others)
+            for batch in self._batches:
                 loss, count = recipe.total(job.student, batch)
                 if loss.requires_grad:
                     self.accelerator.backward(loss)
@@ -219,6 +275,7 @@ def _trainer_class() -> Any:
                 items += count
                 self._tokens += batch.tokens
                 self._documents += sum(len(group.documents) for group in batch.groups)
+            self._samples = recipe.samples(self._batches)
             share = 1 / items.clamp(min=1)
             for weight in model.parameters():
                 if weight.grad is not None:
@@ -226,6 +283,7 @@ def _trainer_class() -> Any:
             mean = total * share
             if not torch.isfinite(mean):
                 raise self._not_finite("loss")
+            self._figures.append({"loss": float(mean), **recipe.figures(self._batches)})
             return mean
 
         def _clip_grad_norm(self, model: Any) -> Any:
@@ -324,6 +382,8 @@ def _trainer_class() -> Any:
                 logs["tokens_per_second"] = round(self._tokens / seconds, 1)
                 logs["documents"] = self._documents
                 logs["memory_mb"] = round(_memory_mb(self._job.student.device), 1)
+                logs.update(mean_figures(self._figures))
+                self._figures = []
                 self._tokens, self._documents, self._since = 0, 0, time.perf_counter()
             elif "train_runtime" in logs:
                 return
@@ -331,6 +391,12 @@ def _trainer_class() -> Any:
             line = {"step": self.state.global_step, **{k: v for k, v in logs.items() if k != "total_flos"}}
             with self._job.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            if self._samples and "loss" in logs:
+                with self._job.completions.open("a", encoding="utf-8") as file:
+                    file.writelines(
+                        json.dumps({"step": self.state.global_step, **sample}, ensure_ascii=False) + "\n"
+                        for sample in self._samples
+                    )
             logger.info("step %d: %s", self.state.global_step, ", ".join(f"{k} {v:.4g}" for k, v in logs.items()))
 
         # -- checkpoints ------------------------------------------------------------
@@ -348,6 +414,7 @@ def _trainer_class() -> Any:
                     for callback in [self.control]:
                         self.state.stateful_callbacks[type(callback).__name__] = callback.state()
                     self.state.save_to_json(str(draft.path / _STATE))
+                    (draft.path / _WINDOW).write_text(json.dumps(self._window()), encoding="utf-8")
             # Each library has its own error for a disk that is full.
             except (OSError, RuntimeError, _safetensors_error()) as error:
                 kept = checkpoints(job.folder)
@@ -364,6 +431,17 @@ def _trainer_class() -> Any:
 
         def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
             self._job.student.load_weights(Path(resume_from_checkpoint) / WEIGHTS)
+            window = Path(resume_from_checkpoint) / _WINDOW
+            if window.is_file():  # not in the checkpoints of earlier versions
+                found = json.loads(window.read_text(encoding="utf-8"))
+                self._figures, self._tokens, self._documents = found["figures"], found["tokens"], found["documents"]
+                self._since = time.perf_counter() - found["seconds"]
+
+        def _window(self) -> dict[str, Any]:
+            seconds = time.perf_counter() - self._since
+            return {
+                "figures": self._figures, "tokens": self._tokens, "documents": self._documents, "seconds": seconds,
+            }  # fmt: skip
 
         def fitted(self) -> Fitted:
             """What came out; the best weights are loaded."""

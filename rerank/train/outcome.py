@@ -9,7 +9,11 @@ from typing import Any
 
 from rerank.evaluation import plots
 from rerank.evaluation.report import escaped, html_page, html_table
+from rerank.train.answers import Verdict
 from rerank.train.card import GroupsCard
+
+_PART, _SHARE = "reward/", "share/"
+"""What the log's names of a reward's parts and of shares begin with; as `rerank.train.grpo` writes them."""
 
 Log = Sequence[Mapping[str, Any]]
 
@@ -57,6 +61,11 @@ def _card(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[st
     else:
         yield "Nothing was measured while it was trained."
     yield ""
+    if rewarded := [line for line in log if "reward" in line]:
+        yield "## Rewards"
+        yield ""
+        yield from _rewards_told(rewarded)
+        yield ""
     yield "## Training"
     yield ""
     for title, text in training_facts(facts):
@@ -73,6 +82,25 @@ def _card(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[st
     yield "```yaml"
     yield facts["recipe"].rstrip()
     yield "```"
+
+
+def _rewards_told(lines: Log) -> Iterator[str]:
+    """What the first and the last line of the log say of rewards, in words."""
+    first, last = lines[0], lines[-1]
+    parts = [name for name in last if name.startswith(_PART)]
+    shares = {verdict.value: last[f"{_SHARE}{verdict.value}"] for verdict in Verdict}
+    told = ", ".join(f"{share:.1%} {name}" for name, share in shares.items())
+    yield f"What the model wrote while it was trained, by the last line of the log (up to step {last['step']:,}):"
+    yield ""
+    yield f"- mean reward {last['reward']:.4f}; it was {first['reward']:.4f} up to step {first['step']:,}"
+    if len(parts) > 1:
+        means = ", ".join(f"{name.removeprefix(_PART)} {last[name]:.4f}" for name in parts)
+        yield f"- parts of the reward, before weights: {means}"
+    yield f"- of the answers {told}"
+    yield f"- all answers were worth the same, and taught nothing, for {last[f'{_SHARE}all_equal']:.1%} of the prompts"
+    yield f"- length {last['length']:.1f} tokens, the longest {last['length_max']:,.0f}"
+    if "kl" in last:
+        yield f"- divergence from the weights at the start {last['kl']:.4f} a token"
 
 
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -114,6 +142,25 @@ def report_text(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> str:
     return html_page(facts["name"], "".join(_report(facts, groups, log)))
 
 
+def _reward_charts(lines: Log, steps: Sequence[int]) -> Iterator[str]:
+    """Curves of what answers were worth, and what they were, where the recipe rewards answers."""
+    if "reward" not in lines[-1]:
+        return
+
+    def chart(names: Mapping[str, str], label: str) -> str:
+        series = {shown: [line.get(name, math.nan) for line in lines] for name, shown in names.items()}
+        return plots.curves(series, steps, "step", label)
+
+    parts = [name for name in lines[-1] if name.startswith(_PART)]
+    shown = {name: name.removeprefix(_PART) for name in parts} if len(parts) > 1 else {}
+    yield chart({"reward": "reward", **shown}, "reward")
+    yield chart({f"{_SHARE}{verdict.value}": verdict.value for verdict in Verdict}, "share of answers")
+    yield chart({f"{_SHARE}all_equal": "all answers worth the same"}, "share of prompts")
+    if any("kl" in line for line in lines):
+        yield chart({"kl": "divergence"}, "divergence from the start")
+    yield chart({"length": "mean", "length_max": "longest"}, "tokens of an answer")
+
+
 def _report(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[str]:
     yield (
         f"<header><h1>{escaped(facts['name'])}</h1>\n<p>{escaped(facts['base'])} trained by the recipe "
@@ -133,6 +180,7 @@ def _report(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[
         charts.append(plots.curves({"gradient": norms}, steps, "step", "length of the gradient"))
         rates = [line["tokens_per_second"] for line in losses]
         charts.append(plots.curves({"tokens": rates}, steps, "step", "tokens per second"))
+        charts = [*_reward_charts(losses, steps), *charts]
     if charts:
         yield "<section><h2>Learning curves</h2>\n"
         shown = "".join(f'<div class="chart">{chart}</div>' for chart in charts)

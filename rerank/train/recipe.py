@@ -202,9 +202,47 @@ class Recipe(Part, ABC):
             self.label, 1, log_every=self.log_every, save_every=self.save_every, max_tokens=self.max_tokens,
         )  # fmt: skip
 
+    @property
+    def start_folder(self) -> Path | None:
+        """The adapter whose weights are gone on from."""
+        return None
+
     @abstractmethod
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss summed over a batch, with its gradient, and over how many items."""
+
+    @property
+    def inner_steps(self) -> int:
+        """How many steps follow each other on the same groups."""
+        return 1
+
+    @property
+    def n_spare(self) -> int:
+        """How many further groups a step may take."""
+        return 0
+
+    def n_steps(self, n_groups: int) -> int:
+        """How many steps are made with so many groups."""
+        steps = self.optimiser.n_steps(n_groups)
+        return steps if self.optimiser.steps else steps * self.inner_steps
+
+    def check_before(self) -> None:
+        """Returns when what the recipe says fits together, as far as that is known before anything is loaded.
+
+        Raises:
+            ConfigError: parts that do not fit, or a prompt that cannot be read.
+            UnknownNameError: no such prompt.
+        """
+        from rerank.prompts.prompt import load_prompt
+
+        prompt = None if self.prompt is None else load_prompt(self.prompt)
+        most = None if prompt is None or not prompt.shows_many else prompt.most_documents
+        largest = max((size for source in self.groups for size in source.sizes), default=0)
+        if most is not None and largest > most:
+            raise ConfigError(
+                f"{self.label}: groups have up to {largest} documents, but the prompt {self.prompt!r} shows {most} at "
+                "most; make smaller groups (sizes)"
+            )
 
     def check(self, student: Student) -> None:
         """Returns when the student can be trained by this recipe.
@@ -217,14 +255,36 @@ class Recipe(Part, ABC):
         if isinstance(student, CausalLMStudent) and not self.trains_text:
             student.check_scores()
 
-    def batches(self, student: Student, groups: Sequence[Any]) -> list[Batch]:
-        """The groups of a step, in batches."""
+    def batches(self, student: Student, groups: Sequence[Any], step: int = 0, spare: Sequence[Any] = ()) -> list[Batch]:
+        """The groups of a step in batches.
+
+        Args:
+            student: reads them.
+            groups: the step's.
+            step: its number, from 0.
+            spare: `n_spare` others, which may take the place of some.
+        """
         return student.batches(groups)
+
+    @property
+    def loss_told(self) -> Any:
+        """What the card says of the loss."""
+        loss = getattr(self, "loss", None)
+        return "cross-entropy of answers" if loss is None else stage_tree(loss) if isinstance(loss, Part) else loss
+
+    def figures(self, batches: Sequence[Batch]) -> Mapping[str, float]:
+        """What a log says of a step beside its loss, once all its batches were computed."""
+        return {}
+
+    def samples(self, batches: Sequence[Batch]) -> list[dict[str, Any]]:
+        """What was written in a step, for people who want to read some of it."""
+        return []
 
     def student(self, runtime: Runtime) -> Student:
         """The model, loaded and ready to be trained."""
         from rerank.train.students import load_student
 
+        self.check_before()
         student = load_student(
             self.engine,
             runtime,
@@ -237,6 +297,7 @@ class Recipe(Part, ABC):
             seed=self.seed,
             max_tokens=self.max_tokens,
             batch_tokens=self.optimiser.batch_tokens,
+            start=self.start_folder,
         )
         self.check(student)
         return student
@@ -265,6 +326,20 @@ class Recipe(Part, ABC):
             on = tuple(dataclasses.replace(one, data=paths.get(one.data, one.data)) for one in evaluation.on)
             evaluation = dataclasses.replace(evaluation, on=on)
         return dataclasses.replace(self, groups=groups, evaluation=evaluation)
+
+    def going_on_from(self: R, adapter: Path) -> R:
+        """The same recipe with another `start`.
+
+        Raises:
+            ConfigError: a recipe of this kind goes on from none.
+        """
+        if "start" not in {field.name for field in dataclasses.fields(self)}:
+            raise ConfigError(
+                f"{self.label}: begins with a new adapter, and takes no start; merge the adapter into its model first "
+                "(rerank adapters merge), and give the merged folder as the model"
+            )
+        start: dict[str, Any] = {"start": str(adapter.expanduser().resolve())}
+        return dataclasses.replace(self, **start)
 
 
 @dataclass(frozen=True)
@@ -302,14 +377,16 @@ def recipe_from(tree: Tree) -> NamedRecipe:
     """
     value = tree.value
     if not isinstance(value, dict):
-        raise tree.error((), "a recipe is a mapping with one of sft, contrastive, distill and perhaps 'name'")
+        raise tree.error((), "a recipe is a mapping with one of sft, contrastive, distill, grpo and perhaps 'name'")
     told = {key: value[key] for key in ("name", "description") if key in value}
     for key, text in told.items():
         if not isinstance(text, str):
             raise tree.error((key,), f"expected text; got {text!r}")
     body = {key: inner for key, inner in value.items() if key not in told}
     if len(body) != 1:
-        raise tree.error((), f"a recipe has exactly one of sft, contrastive, distill; got {', '.join(body) or 'none'}")
+        raise tree.error(
+            (), f"a recipe has exactly one of sft, contrastive, distill, grpo; got {', '.join(body) or 'none'}"
+        )
     kind, fields = next(iter(body.items()))
     if not isinstance(fields, dict) or "groups" not in fields:
         raise tree.error((kind,), "a recipe needs 'groups', what is learnt from, and 'engine', what is trained")

@@ -51,7 +51,7 @@ class SFT(Recipe):
             )
         target_of(student.prompt, (1.0,))
 
-    def batches(self, student: Student, groups: Sequence[Any]) -> list[Batch]:
+    def batches(self, student: Student, groups: Sequence[Any], step: int = 0, spare: Sequence[Any] = ()) -> list[Batch]:
         """The prompts of a step with their answers, in batches of one query or several."""
         from rerank.train.students import Batch, CausalLMStudent
 

@@ -7,6 +7,8 @@ engine packs them.  Batches hold no padding, and prompts of one query compute th
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +23,7 @@ from rerank.engines.causal_lm import CausalLM
 from rerank.engines.cross_encoder import CrossEncoder, Head, Rows
 from rerank.engines.engine import Asker, Engine
 from rerank.engines.language_model import Item, Request
+from rerank.engines.lora import CONFIG, WEIGHTS, read_adapter
 from rerank.engines.pairs import CrossEncoderEngine, PairsAsker
 from rerank.engines.prompted import CausalLMEngine, PromptedAsker
 from rerank.engines.scorer import shorter_type
@@ -35,6 +38,7 @@ from rerank.train.targets import Target, target_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.engines.packing import Packing
     from rerank.prompts.binding import PromptRequest
 
 logger = logging.getLogger(__name__)
@@ -68,6 +72,7 @@ class Student(ABC):
         seed: of new weights.
         max_tokens: what inputs are cut to.
         batch_tokens: computed together; None: as many as the engine would.
+        start: an adapter of this method whose weights are gone on from.
     """
 
     scorer: Any
@@ -89,6 +94,7 @@ class Student(ABC):
         seed: int,
         max_tokens: int | None,
         batch_tokens: int | None,
+        start: Path | None = None,
     ) -> None:
         import torch
 
@@ -117,6 +123,8 @@ class Student(ABC):
                     module.p = dropout
         if method is not None:
             self.trained = method.wrap(model, self.heads, self.name, seed)
+            if start is not None:
+                self._start_from(start, runtime)
             if self.precision == "bfloat16":
                 self._round_frozen(model)
         else:
@@ -127,12 +135,46 @@ class Student(ABC):
             for weight in model.parameters():
                 weight.requires_grad_(requires_grad=id(weight) not in frozen)
         self._wrapped()
+        self._reference: dict[str, Tensor] = {}
 
     # -- loading ------------------------------------------------------------
 
     @abstractmethod
     def _load(self, runtime: Runtime) -> Any:
         """The scorer, in float32."""
+
+    def _start_from(self, start: Path, runtime: Runtime) -> None:
+        """Takes the weights of an adapter.
+
+        Raises:
+            ModelError: there is none, or it was trained on another model or with another prompt.
+            ConfigError: it has other layers, ranks or scales than the recipe's.
+        """
+        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from safetensors.torch import load_file
+
+        adapter = read_adapter(str(start), runtime.home / "models" / "checksums.json")
+        adapter.check_base(self.folder)
+        if self.prompt is not None:
+            adapter.check_prompt(self.prompt.name, self.prompt.fingerprint)
+        found = load_file(adapter.path / WEIGHTS, device=self.device)
+        own = get_peft_model_state_dict(self.trained, save_embedding_layers=False)
+        shapes, wanted = ({name: tuple(each.shape) for name, each in some.items()} for some in (found, own))
+        odd = next((name for name in sorted({**shapes, **wanted}) if shapes.get(name) != wanted.get(name)), None)
+        if odd is not None:
+            raise ConfigError(
+                f"start {str(start)!r}: has {shapes.get(odd, 'nothing')} for {odd!r}, where the recipe's adapter has "
+                f"{wanted.get(odd, 'nothing')}; give 'adapter' the method, targets and rank that it was trained with"
+            )
+        config = json.loads((adapter.path / CONFIG).read_text(encoding="utf-8"))
+        mine = self.trained.peft_config["default"].to_dict()
+        for name in ("lora_alpha", "use_rslora", "use_dora"):
+            if config.get(name) != mine.get(name):
+                raise ConfigError(
+                    f"start {str(start)!r}: was trained with {name} {config.get(name)}, and the recipe's adapter has "
+                    f"{mine.get(name)}; give 'adapter' the same"
+                )
+        set_peft_model_state_dict(self.trained, found)
 
     def _round_frozen(self, model: Any) -> None:
         """Holds the frozen layers inside the transformer in 16 bits, as they are multiplied, and casts inputs once."""
@@ -221,6 +263,26 @@ class Student(ABC):
         with torch.no_grad():
             for name, weight in own.items():
                 weight.copy_(found[name])
+
+    def keep_reference(self) -> None:
+        """Keeps the weights that are trained as they are now: `as_reference` computes with them."""
+        self._reference = {name: weight.detach().clone() for name, weight in self.weights().items()}
+
+    @contextlib.contextmanager
+    def as_reference(self) -> Iterator[None]:
+        """Inside the block the model is the one that `keep_reference` kept, at rest and without gradients."""
+        import torch
+
+        own = self.weights()
+        now = {name: weight.detach().clone() for name, weight in own.items()}
+        with torch.no_grad(), self.resting():
+            for name, weight in own.items():
+                weight.copy_(self._reference[name])
+            try:
+                yield
+            finally:
+                for name, weight in own.items():
+                    weight.copy_(now[name])
 
     def save_model(self, folder: Path) -> None:
         """Writes what was trained as peft or transformers reads it: an adapter, or the model with its tokenizer."""
@@ -349,9 +411,12 @@ def _is_classifier(folder: Path) -> bool:
 class _CausalLM(CausalLM):
     """A causal language model through which gradients flow."""
 
+    _writes_with: Packing | None = None
+    """How sequences were packed before `pad`."""
+
     def pad(self) -> None:
-        """Packs no more."""
-        self._packing = None
+        """Packs no more, but for what is written."""
+        self._writes_with, self._packing = self._packing, None
 
     def states(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
         """float32 [positions, d] that items read, and how many of them each does."""
@@ -399,25 +464,96 @@ class _CausalLM(CausalLM):
         owner = torch.tensor(owners, device=states.device)
         return found.new_zeros(len(labels)).index_add(0, owner, found)
 
-    def log_probabilities(self, states: Tensor, tokens: Sequence[int]) -> Tensor:
-        """float32 [positions]: of each position's token among the whole vocabulary."""
+    def log_probabilities(self, states: Tensor, tokens: Sequence[int], temperature: float = 1.0) -> Tensor:
+        """float32 [positions]: of each position's token among the whole vocabulary, its logits over `temperature`."""
         import torch
         from torch.utils.checkpoint import checkpoint
 
+        weights, bias = self._head_rows(slice(None))
+        plain = self._cap is None and not weights.requires_grad
+        scale = self._scale / temperature
+
         def some(rows: Tensor, wanted: Tensor) -> Tensor:
-            weights, bias = self._head_rows(slice(None))
-            logits = self._finished(rows @ weights.T + bias)
+            logits = self.logits(rows) / temperature
             return logits.gather(1, wanted[:, None])[:, 0] - logits.logsumexp(dim=1)
 
         wanted = torch.tensor(tokens, dtype=torch.int64, device=states.device)
         pieces = zip(states.split(_VOCABULARY_POSITIONS), wanted.split(_VOCABULARY_POSITIONS), strict=True)
-        return torch.cat([checkpoint(some, rows, ids, use_reentrant=False) for rows, ids in pieces])
+        with torch.autocast(states.device.type, enabled=False):
+            if plain:
+                found = [_frozen_head().apply(rows.float(), weights, bias, ids, scale) for rows, ids in pieces]
+            else:
+                found = [checkpoint(some, rows, ids, use_reentrant=False) for rows, ids in pieces]
+        return torch.cat(found)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """float32 [positions, vocabulary] from states [positions, d]: they tie in 16 bits."""
+        import torch
+
+        weights, bias = self._head_rows(slice(None))
+        with torch.autocast(states.device.type, enabled=False):
+            return self._finished(states.float() @ weights.T + bias)
+
+    @property
+    def transformer(self) -> Any:
+        """The model without its head."""
+        return self._base
+
+    @property
+    def writes_together(self) -> bool:
+        """Whether the completions of a prompt can look at the same keys and values.
+
+        So they can where sequences that continue others were found to have the states that they have alone, and
+        attention is neither limited to a window nor bent.
+        """
+        settings = (getattr(self.model.config, name, None) for name in ("sliding_window", "attn_logit_softcapping"))
+        packing = self._packing or self._writes_with
+        return packing is not None and packing.shares_prefixes and not any(settings)
+
+    @property
+    def pad_token(self) -> int:
+        """What fills up batches."""
+        return int(self._pad())
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """What a text ends with; the token that it learns to end with among them."""
+        learnt = self.end_token
+        return self._end_tokens if learnt is None else self._end_tokens | {learnt}
 
     @property
     def end_token(self) -> int | None:
         """What the model ends its texts with."""
         token = self.tokenizer.eos_token_id
         return int(token) if token is not None else min(self._end_tokens, default=None)
+
+
+@functools.cache
+def _frozen_head() -> Any:
+    """Log-probabilities of tokens by a head that is not trained.
+
+    Their gradient in the states is known as soon as they are, so it is taken at once, and no logits are kept or made
+    again for it.
+    """
+    import torch
+
+    class FrozenHead(torch.autograd.Function):  # type: ignore[misc]  # torch leaves its type open
+        @staticmethod
+        def forward(ctx: Any, rows: Tensor, weights: Tensor, bias: Any, wanted: Tensor, scale: float) -> Tensor:
+            logits = (rows @ weights.T).add_(bias).mul_(scale)
+            totals = logits.logsumexp(dim=1, keepdim=True)
+            found = logits.gather(1, wanted[:, None]) - totals
+            if ctx.needs_input_grad[0]:
+                expected = logits.sub_(totals).exp_() @ weights
+                ctx.save_for_backward((weights[wanted] - expected).mul_(scale))
+            return found[:, 0]
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+            (slopes,) = ctx.saved_tensors
+            return gradients[0][:, None] * slopes, None, None, None, None
+
+    return FrozenHead
 
 
 class _Read(NamedTuple):
@@ -511,6 +647,43 @@ class CausalLMStudent(Student):
             values = self.prompt.values or tuple(map(float, range(len(logits))))
             return (logits.softmax(0) @ torch.tensor(values, device=logits.device)).unsqueeze(0)
         return logits
+
+    # -- completions ------------------------------------------------------------
+
+    def asked(self, groups: Sequence[TrainingGroup], room: int) -> list[PromptRequest]:
+        """For each group the request that shows it, with room for an answer of so many tokens."""
+        most = (self.max_tokens or self.scorer.limit) - room
+        return self.bound.requests([(group.query, group.documents) for group in groups], most)
+
+    def branched(self, prompt: Sequence[int], completions: Sequence[tuple[int, ...]]) -> Item:
+        """A prompt as a sequence that its completions, with a token or more each, go on from."""
+        branches = tuple(np.array(tokens[:-1], dtype=np.int32) for tokens in completions if len(tokens) > 1)
+        return Item(np.array(prompt, dtype=np.int32), 0, 1, branches)
+
+    def completion_log_probabilities(
+        self, items: Sequence[Item], completions: Sequence[Sequence[tuple[int, ...]]], temperature: float
+    ) -> Tensor:
+        """float32 [tokens]: of the tokens of all completions, item by item.
+
+        Args:
+            items: of `branched`.
+            completions: of each item, the same that it was made of.
+            temperature: of the distribution that they were drawn from.
+        """
+        import torch
+
+        with self.computing():
+            states, reads = self.scorer.states(items)
+        rows: list[int] = []
+        start = 0
+        for some, n_reads in zip(completions, reads, strict=True):
+            branch = start + 1
+            for tokens in some:
+                rows += [start, *range(branch, branch + len(tokens) - 1)]
+                branch += len(tokens) - 1
+            start += n_reads
+        wanted = [token for some in completions for tokens in some for token in tokens]
+        return self.scorer.log_probabilities(states[torch.tensor(rows, device=states.device)], wanted, temperature)
 
     # -- answers ------------------------------------------------------------
 

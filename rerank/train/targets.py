@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rerank.errors import ConfigError
+from rerank.prompts.parsers import TOP_DIGIT, TOP_GRADE
 from rerank.train.answers import form_of
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
 Target = str | tuple[float, ...]
 """A text to write, or a share of 1 for each label to choose from; () where the prompt's own continuation is learnt."""
 
-_MOST = 10
-"""The highest grade that prompts of the parser `group-scores` have."""
-
 
 def target_of(
     prompt: Prompt, labels: Sequence[float], relevant: float = 1.0, top: float | None = None
@@ -26,7 +24,7 @@ def target_of(
     """What is to be answered about documents with these labels; None where nothing is to be learnt from them.
 
     A pick is the first of the documents with the highest label, odds are shared by all of them; an order is by falling
-    label, equal ones as shown; grades are labels brought onto 0 to 10.  Of likelihoods only those of relevant
+    label, equal ones as shown; grades are labels brought onto 0 to 10, or to 9.  Of likelihoods only those of relevant
     documents are learnt.  Reasoning, where a form wants it, is empty.
 
     Args:
@@ -71,6 +69,9 @@ def target_of(
         return f"<think>\n\n</think>{picked}" if parser == "think-answer-pick" else picked
     if parser == "group-scores":
         return _grades(prompt, shown, labels, best if top is None else top)
+    if parser == "label-grades":
+        grades = _scaled(labels, best if top is None else top, TOP_DIGIT)
+        return " ".join(f"{name}{grade}" for name, grade in zip(shown, grades, strict=True))
     raise ConfigError(f"the prompt {prompt.name!r} shows no documents whose labels could be answers")
 
 
@@ -83,10 +84,15 @@ def _grade(prompt: Prompt, shown: Sequence[str], label: float, relevant: float, 
     return min(range(len(values)), key=lambda i: abs(values[i] - scaled))
 
 
-def _grades(prompt: Prompt, shown: Sequence[str], labels: Sequence[float], top: float) -> str:
+def _scaled(labels: Sequence[float], top: float, most: int) -> list[int]:
+    """Labels as whole grades, `most` for the label `top` and all above it."""
     low = min(0.0, *labels)
     span = top - low
-    grades = [min(_MOST, math.floor((label - low) / span * _MOST + 0.5)) if span > 0 else 0 for label in labels]
+    return [min(most, math.floor((label - low) / span * most + 0.5)) if span > 0 else 0 for label in labels]
+
+
+def _grades(prompt: Prompt, shown: Sequence[str], labels: Sequence[float], top: float) -> str:
+    grades = _scaled(labels, top, TOP_GRADE)
     body = json.dumps({f"[{name}]": grade for name, grade in zip(shown, grades, strict=True)})
     form = form_of(prompt)
     if form == "reason-answer":

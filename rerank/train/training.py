@@ -73,6 +73,7 @@ def train(recipe: Recipe, out: Path, runtime: Runtime | None = None, *, name: st
 
 def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str) -> Trained:
     started = time.perf_counter()
+    recipe.check_before()
     groups = build_groups(recipe.groups, runtime)
     student = recipe.student(runtime)
     validator = None
@@ -83,7 +84,7 @@ def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str) -> Trained:
     if done is not None:
         return done
     write_text(out / "recipe.yaml", recipe.to_yaml(name))
-    n_steps = recipe.optimiser.n_steps(len(groups))
+    n_steps = recipe.n_steps(len(groups))
     shared: frozenset[Stage] = validator.shared() if validator is not None else frozenset()
     with runtime.sharing(shared), runtime.progress("training", n_steps, "steps") as advance:
         fitted = fit(Job(recipe, student, groups, out, key, validator, advance))
@@ -178,7 +179,7 @@ def _facts(
         "adapter": stage_tree(recipe.adapter) if recipe.adapter is not None else None,
         "prompt": student.prompt.name if student.prompt is not None else None,
         "prompt_fingerprint": student.prompt.fingerprint if student.prompt is not None else None,
-        "loss": stage_tree(recipe.loss) if hasattr(recipe, "loss") else "cross-entropy of answers",
+        "loss": recipe.loss_told,
         "groups": len(groups),
         "groups_fingerprint": groups.fingerprint,
         "weights": every,

@@ -13,7 +13,7 @@ from rerank.errors import ConfigError, DataError
 from rerank.prompts import load_prompt
 from rerank.prompts.binding import REMEMBERED_TOKENS
 from rerank.prompts.layout import MARK, Template, _rendered, plain_text
-from rerank.prompts.prompt import PROFILES, parse_prompt
+from rerank.prompts.prompt import PROFILES, Truncation, parse_prompt
 from rerank.prompts.tokens import clean
 
 NAMES = sorted(path.stem for path in PROFILES.glob("*.yaml"))
@@ -128,13 +128,24 @@ def test_special_tokens_never_come_from_a_text(bound, name, tokenizer):
     special = {*prompt.tokenizer.all_special_ids, *prompt.tokenizer.added_tokens_decoder}
     n = few(prompt)
     harmless = sequence(prompt.request("a b", ["c d"] * n, 4000))
-    found = prompt.request(f"a {HOSTILE}", [HOSTILE, f"{HOSTILE} d"][:n], 4000, instruction=HOSTILE)
+    query, documents = f"a {HOSTILE}", [HOSTILE, f"{HOSTILE} d"][:n]
+    found = prompt.request(query, documents, 4000, instruction=HOSTILE)
     hostile = sequence(found)
     unknown = prompt.tokenizer.unk_token_id if tokenizer == "t5" else None  # letters that the tiny tokenizer lacks
     assert Counter(i for i in hostile if i in special and i != unknown) == Counter(i for i in harmless if i in special)
     if tokenizer in ("chat", "qwen"):
         shown = HOSTILE if prompt.prompt.document.line_breaks == "keep" else HOSTILE.replace("\n", " ")
-        assert prompt.tokenizer.decode(hostile).count(shown) >= n  # every character is still there
+        uncut = dataclasses.replace(prompt.prompt, truncation=Truncation()).bind(prompt.tokenizer)
+        whole = prompt.tokenizer.decode(sequence(uncut.request(query, documents, 4000, instruction=HOSTILE)))
+        assert whole.count(shown) >= n  # every character is still there
+        text = prompt.tokenizer.decode(hostile)
+        kept = next(shown[:end] for end in range(len(shown), -1, -1) if text.count(shown[:end]) >= n)
+        if found.truncated_documents:  # of a text that is cut, every character up to the cut
+            room = prompt.prompt.truncation.document_tokens
+            ids = prompt.tokenizer(kept, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert room - 1 <= len(ids) <= room
+        else:
+            assert kept == shown
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

@@ -36,10 +36,12 @@ def test_a_prompt_written_out_is_the_same_prompt(name):
 
 def test_every_paradigm_and_every_checkpoint_family_has_a_prompt():
     own = {"yes-no", "graded", "query-likelihood", "pick", "pick-reasoning", "order", "first", "group-scores", "pair"}
+    short = {"short-grades", "short-pick"}
+    writing = {"duqgen-claim", "duqgen-keyword", "duqgen-question"}
     families = {"qwen3-reranker", "bge-gemma", "monot5", "rankgpt", "rankzephyr", "rank-r1", "rank-r1-sft"}
     rewriting = {"hyde", "query2doc", "reason"}
-    assert own | families | rewriting | {"grouprank", "rank1"} == set(NAMES)
-    assert {name for name in NAMES if not load_prompt(name).shows_documents} == rewriting
+    assert own | short | families | rewriting | writing | {"grouprank", "rank1"} == set(NAMES)
+    assert {name for name in NAMES if not load_prompt(name).shows_documents} == rewriting | writing
     for name in families | {"grouprank", "rank1", "first"}:
         assert load_prompt(name).source is not None, name
 
@@ -143,6 +145,8 @@ def test_a_prompt_about_the_query_alone_shows_no_documents():
         ("rank-r1", "setwise"),
         ("first", "listwise"),
         ("pair", "pairwise"),
+        ("short-grades", "groupwise"),
+        ("short-pick", "setwise"),
     ],
 )
 def test_a_prompt_knows_the_rule_that_it_is_worded_for(name, rule):
@@ -181,6 +185,13 @@ def test_what_is_wrong_in_a_conversation_is_told_with_its_line(old, new, message
     assert old in CHAT
     with pytest.raises(ConfigError, match=message):
         parse_prompt(CHAT.replace(old, new), "p.yaml")
+
+
+def test_grades_right_behind_labels_need_labels_that_are_no_numbers():
+    text = CHAT.replace("permutation", "label-grades")
+    with pytest.raises(ConfigError, match=r"p\.yaml:4: .*label-grades needs letters"):
+        parse_prompt(text, "p.yaml")
+    assert parse_prompt(text.replace("labels: numbers", "labels: letters")).shown_labels(2) == ("A", "B")
 
 
 def test_numbers_to_choose_from_need_a_limit():
