@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _LEAST_SHARED = 4
 """A shorter beginning is computed again: to keep it apart costs more."""
+_LEAST_WRITTEN_ONCE = 16
+"""A shorter beginning of all prompts of a batch is computed for each, where text is written."""
 _CAUSES = (
     "weights and tokenizer that do not belong together, damaged weights, or a model that does not know the language"
 )
@@ -89,20 +91,49 @@ class CausalLM(LanguageModel):
         import torch
         from transformers import GenerationConfig
 
+        shared = self._shared(prompts)
         width = max(map(len, prompts))
-        inside = np.arange(width) >= width - np.array([len(prompt) for prompt in prompts])[:, None]
-        ids = np.full(inside.shape, self._pad(), dtype=np.int64)
-        ids[inside] = np.concatenate(prompts)
+        ids = np.full((len(prompts), width), self._pad(), dtype=np.int64)
+        inside = np.zeros(ids.shape, dtype=np.int64)
+        for row, mask, prompt in zip(ids, inside, prompts, strict=True):
+            # What all begin with comes first; the padding stands behind it.
+            for part, span in (
+                (prompt[:shared], slice(shared)),
+                (prompt[shared:], slice(width - len(prompt) + shared, None)),
+            ):
+                row[span], mask[span] = part, 1
         ends, listeners = self._listeners(prompts, sampling, width)
         written = self.model.generate(
             torch.from_numpy(ids).to(self.device),
-            attention_mask=torch.from_numpy(inside.astype(np.int64)).to(self.device),
+            attention_mask=torch.from_numpy(inside).to(self.device),
+            past_key_values=self._beginning(prompts[0][:shared], len(prompts)),
             generation_config=GenerationConfig(
                 max_new_tokens=sampling.max_tokens, do_sample=False, pad_token_id=self._pad()
             ),
             **listeners,
         )
         return ends.answers(written[:, width:].tolist())
+
+    def _shared(self, prompts: list[Ids]) -> int:
+        """How many tokens all prompts begin with that are worth being computed once; one of each is left."""
+        if len(prompts) == 1 or self._packing is None or not self._packing.shares_prefixes:
+            return 0
+        shortest = min(map(len, prompts)) - 1
+        heads = np.stack([prompt[:shortest] for prompt in prompts])
+        differs = np.flatnonzero((heads != heads[0]).any(axis=0))
+        shared = int(differs[0]) if len(differs) else shortest
+        return shared if shared >= _LEAST_WRITTEN_ONCE else 0
+
+    def _beginning(self, tokens: Ids, n: int) -> Any:
+        """Keys and values of what `n` prompts begin with, for each of them; None for nothing."""
+        import torch
+
+        if not len(tokens):
+            return None
+        ids = torch.from_numpy(tokens.astype(np.int64))[None].to(self.device)
+        cache = self._base(input_ids=ids, use_cache=True).past_key_values
+        cache.batch_repeat_interleave(n)
+        return cache
 
     # -- loading ------------------------------------------------------------
 

@@ -294,6 +294,30 @@ def test_text_is_what_the_stock_model_writes_alone(runtime: Runtime, folders: An
     assert counts["generated tokens"] == sum(answer.n_tokens for answer in answers)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompts_that_begin_alike_are_written_on_as_each_alone(runtime: Runtime, folders: Any, kind: str) -> None:
+    model = load_causal_lm(runtime, str(folders(kind)), dtype="float32")
+    beginning = tuple(range(7, 7 + 20))
+    asked = [Asked((*beginning, *range(30 + n, 31 + 2 * n)), 0, ()) for n in (1, 4, 9)]
+    computed = []
+    forward = model._base.forward
+
+    def counted(*given: Any, **more: Any) -> Any:
+        computed.append(more["input_ids"].numel() if more.get("input_ids") is not None else given[0].numel())
+        return forward(*given, **more)
+
+    model._base.forward = counted
+    try:
+        together = model.generate(asked, Sampling(max_tokens=6))
+        at_once, computed = sum(computed), []
+        apart = [model.generate([one], Sampling(max_tokens=6))[0] for one in asked]
+    finally:
+        model._base.forward = forward
+    assert [each.tokens for each in together] == [each.tokens for each in apart]
+    if model._packing is not None and model._packing.shares_prefixes:
+        assert at_once < sum(computed) - 20
+
+
 def test_an_end_token_stops_a_text(model: CausalLM) -> None:
     asked = requests(6, ())
     written = model.generate(asked, Sampling(max_tokens=8))
