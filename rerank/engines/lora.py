@@ -49,6 +49,8 @@ class Adapter:
     """SHA-256 of the prompt that it was trained with, where its manifest tells of one."""
     prompt: str | None = None
     """What that prompt is called."""
+    max_tokens: int | None = None
+    """What its inputs were cut to, where its manifest tells."""
 
     @property
     def name(self) -> str:
@@ -127,26 +129,30 @@ def read_adapter(folder: str, memory: Path) -> Adapter:
         told.get("base_fingerprint"),
         told.get("prompt_fingerprint"),
         told.get("prompt"),
+        told.get("max_tokens"),
     )
 
 
 def check_adapter(
     adapter: str | None, model: str, revision: str | None, runtime: Runtime, *, prompt: Prompt | None, force: bool
-) -> None:
-    """Returns when the adapter in that folder was trained on that model and with that prompt, or tells of neither.
+) -> Adapter | None:
+    """The adapter in that folder, when it was trained on that model and with that prompt, or tells of neither.
 
     Raises:
         ModelError: it was trained on, or with, another; it would load and give wrong scores.
     """
-    if adapter is None or force:
-        return
+    if adapter is None:
+        return None
     found = read_adapter(adapter, runtime.home / "models" / "checksums.json")
+    if force:
+        return found
     if found.base_fingerprint is not None:
         from rerank.models import resolve_model
 
         found.check_base(resolve_model(model, revision, runtime.home))
     if prompt is not None:
         found.check_prompt(prompt.name, prompt.fingerprint)
+    return found
 
 
 def _told(path: Path) -> Mapping[str, Any]:

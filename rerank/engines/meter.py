@@ -179,11 +179,11 @@ def by_prompt(
     )
 
 
-def by_pairs(model: CrossEncoder, work: Work) -> Meter:
+def by_pairs(model: CrossEncoder, work: Work, max_tokens: int | None = None) -> Meter:
     """A meter for a cross-encoder without weights."""
 
     def sizes(questions: Sequence[Asked]) -> list[Size]:
-        tokens = model.tokenise([(each.query, each.documents[0]) for each in questions])
+        tokens = model.tokenise([(each.query, each.documents[0]) for each in questions], max_tokens)
         made = [
             Size(int(size), cut_documents=int(length > size))
             for size, length in zip(tokens.sizes, tokens.lengths, strict=True)

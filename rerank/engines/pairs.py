@@ -14,7 +14,7 @@ from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
 from rerank.errors import ModelError
 from rerank.ranking import ScoreKind
-from rerank.rules.rule import Answer
+from rerank.rules.rule import Answer, at_least
 from rerank.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -32,19 +32,29 @@ class CrossEncoderEngine(Engine):
     """Branch, tag or commit of a hub model."""
     dtype: DType = "auto"
     """What the model computes in."""
+    max_tokens: int | None = None
+    """Tokens of a pair at most; default what the adapter was trained with, else what the model reads."""
     adapter: FilePath | None = None
     """A LoRA adapter of this model: the folder that peft saved, perhaps with a head.  Stages with several of one model
     load the model once."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model."""
 
+    def __post_init__(self) -> None:
+        at_least("cross_encoder", 1, max_tokens=self.max_tokens)
+
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded cross-encoder."""
         refuse_prompt(self, prompt)
-        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        max_tokens = self._max_tokens(runtime)
         from rerank.engines.cross_encoder import load_cross_encoder
 
-        return PairsAsker(load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter))
+        model = load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter)
+        return PairsAsker(model, max_tokens=max_tokens)
+
+    def _max_tokens(self, runtime: Runtime) -> int | None:
+        adapter = check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
@@ -55,7 +65,7 @@ class CrossEncoderEngine(Engine):
             model = outlined(CrossEncoder, self.model, self.revision, runtime)
         except ModelError as error:
             return by_characters(None, remark=str(error))
-        return by_pairs(model, work_of(model, self.dtype, runtime.device))
+        return by_pairs(model, work_of(model, self.dtype, runtime.device), self._max_tokens(runtime))
 
 
 @dataclass(frozen=True, repr=False)

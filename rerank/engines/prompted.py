@@ -131,7 +131,9 @@ class PromptedEngine(Engine):
         from rerank.prompts.prompt import load_prompt
 
         prompt = load_prompt(name)
-        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=prompt, force=self.force_adapter)
+        adapter = check_adapter(
+            self.adapter, self.model, self.revision, runtime, prompt=prompt, force=self.force_adapter
+        )
         model = self._load(prompt, runtime)
         trials = Trials(runtime.home / "models" / "trials.json", model.key)
 
@@ -143,7 +145,8 @@ class PromptedEngine(Engine):
         bound, holds = runtime.resource(("prompt", prompt.fingerprint, model.key), bind)
         tried = {} if holds is None else {"self-test": "passed" if holds else "failed"}
         runtime.note("prompt", {"name": name, "fingerprint": prompt.fingerprint, **tried})
-        return PromptedAsker(self, model, bound, sampling or self.sampling)
+        trained = adapter.max_tokens if adapter is not None else None
+        return PromptedAsker(self, model, bound, sampling or self.sampling, trained)
 
     def _trial(self, prompt: Prompt) -> Trial | None:
         """How a 16-bit type is judged: by the prompt's own scores; None where it has none until answers are written."""
@@ -194,7 +197,8 @@ class CausalLMEngine(PromptedEngine):
     dtype: DType = "auto"
     """What the model computes in."""
     max_tokens: int = 4096
-    """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
+    """Tokens of a prompt at most, or as many as the adapter was trained with, if fewer; documents are cut to fit, then
+    the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
     adapter: FilePath | None = None
@@ -227,7 +231,8 @@ class EncoderDecoderEngine(PromptedEngine):
     dtype: DType = "auto"
     """What the model computes in."""
     max_tokens: int = 4096
-    """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
+    """Tokens of a prompt at most, or as many as the adapter was trained with, if fewer; documents are cut to fit, then
+    the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
     adapter: FilePath | None = None
@@ -263,7 +268,8 @@ class VLLMEngine(PromptedEngine):
     dtype: DType = "auto"
     """What the model computes in; `auto` is the type that it was saved in, or 16 bits where that is float32."""
     max_tokens: int = 4096
-    """Tokens of a prompt at most; documents are cut to fit, then the query, never the template."""
+    """Tokens of a prompt at most, or as many as the adapter was trained with, if fewer; documents are cut to fit, then
+    the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written; vLLM draws, by other numbers than `causal_lm`."""
     adapter: FilePath | None = None
@@ -315,11 +321,19 @@ class PromptedAsker:
 
     kind = ScoreKind.UNKNOWN
 
-    def __init__(self, engine: PromptedEngine, model: PromptModel, bound: BoundPrompt, sampling: Sampling) -> None:
+    def __init__(
+        self,
+        engine: PromptedEngine,
+        model: PromptModel,
+        bound: BoundPrompt,
+        sampling: Sampling,
+        max_tokens: int | None = None,
+    ) -> None:
         self._engine, self._model, self._bound, self._sampling = engine, model, bound, sampling
         self.most_documents: int | None = bound.prompt.most_documents
         room = 0 if engine.is_seq2seq else _room(bound, sampling)
-        self._max_tokens = min(engine.max_tokens, model.limit - room)
+        # An adapter reads no more than it was trained with.
+        self._max_tokens = min(max_tokens or engine.max_tokens, engine.max_tokens, model.limit - room)
         # How reasoning is closed is the prompt's matter.
         reasoning = bound.prompt.fingerprint if bound.closing else None
         self.lane = (id(model), bound.prompt.verb, sampling, reasoning)

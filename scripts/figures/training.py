@@ -138,12 +138,11 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--model", default="minilm-l6", help="the cross-encoder's base, or the bi-encoder")
     parser.add_argument("--adapter", type=Path, help="the trained adapter; default: only what needs none")
-    parser.add_argument("--max-tokens", type=int, help="of a pair; default what the model reads")
     parser.add_argument("--json", action="store_true", help="print a JSON object a row")
     options = parser.parse_args()
     stages: dict[str, Stage] = {"bm25": Cut(100), "bi-encoder": Rescore("minilm-l6")}
     if options.adapter is not None:
-        engine = CrossEncoderEngine(options.model, adapter=str(options.adapter), max_tokens=options.max_tokens)
+        engine = CrossEncoderEngine(options.model, adapter=str(options.adapter))
         stages["cross-encoder"] = Rerank(engine, k=None)
     systems = {name: parts for name, parts in SYSTEMS.items() if set(parts) <= set(stages)}
     lines = []

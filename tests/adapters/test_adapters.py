@@ -21,6 +21,7 @@ from rerank.config import parse_pipeline
 from rerank.data.load import load
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
+from rerank.engines.engine import Asked
 from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
@@ -225,6 +226,31 @@ def test_a_name_of_an_adapter_is_enough_to_rerank(runtime: Runtime, collection: 
     labels = trained(chat, collection, tmp_path / "labels", runtime, engine="causal_lm", more="  prompt: yes-no")
     assert stage_for(str(pairs)) == Rerank(CrossEncoderEngine(str(base), adapter=str(pairs)), k=None)
     assert stage_for(str(labels)) == Rerank(CausalLMEngine(str(chat), adapter=str(labels)), prompt="yes-no", k=None)
+
+
+def test_an_adapter_reads_as_many_tokens_as_it_was_trained_with(
+    runtime: Runtime, collection: Path, tmp_path: Path
+) -> None:
+    from rerank.engines.pairs import CrossEncoderEngine
+    from rerank.engines.prompted import CausalLMEngine
+
+    base, chat = write_model(tmp_path / "base"), write_chat_lm(tmp_path / "chat")
+    pairs = trained(base, collection, tmp_path / "pairs", runtime, more="  max_tokens: 12")
+    labels = trained(
+        chat, collection, tmp_path / "labels", runtime, engine="causal_lm", more="  prompt: yes-no\n  max_tokens: 190"
+    )
+    words = "lift " * 200
+    asked = [Asked("q", "wing", ("d",), (words,))]
+    for given, most in ((None, 12), (9, 9), (20, 20)):
+        engine = CrossEncoderEngine(str(base), max_tokens=given, adapter=str(pairs))
+        with runtime.counting() as counts:
+            engine.asker(None, runtime).ask(asked, runtime)
+        assert counts["tokens"] == most
+    for given, most in ((4096, 190), (170, 170)):
+        engine = CausalLMEngine(str(chat), max_tokens=given, adapter=str(labels))
+        with runtime.counting() as counts:
+            engine.asker("yes-no", runtime).ask(asked, runtime)
+        assert most - 8 <= counts["tokens"] <= most
 
 
 def test_the_command_line_shows_merges_and_exports(
