@@ -44,6 +44,18 @@ def tei_info(service: Service, name: str | None = None) -> dict[str, Any]:
         "can_rerank": served.stage is not None,
         "can_search": served.search is not None,
         "can_embed": served.is_encoder,
+        "models": [_abilities(each) for each in service.catalogue],
+    }
+
+
+def _abilities(served: Served) -> dict[str, Any]:
+    """What a model can be asked for, as the page wants to know of each."""
+    return {
+        "name": served.name,
+        "scoring": served.scoring,
+        "can_rerank": served.stage is not None,
+        "can_search": served.search is not None,
+        "can_embed": served.is_encoder,
     }
 
 
