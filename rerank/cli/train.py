@@ -98,7 +98,8 @@ def _preview(recipe: Recipe, runtime: Runtime, examples: int) -> str:
     with quiet_loading():
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(folder.path), local_files_only=True)
     prompt = load_prompt(recipe.prompt) if recipe.prompt is not None else None
-    room = min(recipe.max_tokens or 1 << 20, int(tokenizer.model_max_length), getattr(engine, "max_tokens", 1 << 20))
+    limits = (recipe.max_tokens, getattr(engine, "max_tokens", None), int(tokenizer.model_max_length))
+    room = min(limit for limit in limits if limit is not None)
     steps = recipe.n_steps(len(groups))
     shown = preview(groups, prompt, tokenizer, max_tokens=room, examples=examples)
     return f"{shown}\n\n{steps:,} steps of {recipe.optimiser.groups} groups"

@@ -100,10 +100,10 @@ def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str) -> Trained:
 
 def run_fingerprint(recipe: Recipe, groups: Groups, student: Student) -> str:
     """SHA-256 of all that a training's result depends on: what is only told of it, and how often, is left out."""
-    silent = {"groups": (), "report_to": (), "log_every": 1, "save_every": 1}
-    plain = dataclasses.replace(recipe, **silent)  # type: ignore[arg-type]
+    tree = stage_tree(dataclasses.replace(recipe, groups=(), report_to=()), hashes=True)
+    for fields in tree.values():
+        fields |= {"log_every": 1, "save_every": 1}
     prompt = student.prompt.fingerprint if student.prompt is not None else None
-    tree = stage_tree(plain, hashes=True)
     return fingerprint([__version__, tree, groups.fingerprint, student.folder.fingerprint, prompt, student.precision])
 
 

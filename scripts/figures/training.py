@@ -138,6 +138,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--model", default="minilm-l6", help="the cross-encoder's base, or the bi-encoder")
     parser.add_argument("--adapter", type=Path, help="the trained adapter; default: only what needs none")
+    parser.add_argument("--threads", type=int, help="default: all processors that may be used")
     parser.add_argument("--json", action="store_true", help="print a JSON object a row")
     options = parser.parse_args()
     stages: dict[str, Stage] = {"bm25": Cut(100), "bi-encoder": Rescore("minilm-l6")}
@@ -146,7 +147,7 @@ def main() -> None:
         stages["cross-encoder"] = Rerank(engine, k=None)
     systems = {name: parts for name, parts in SYSTEMS.items() if set(parts) <= set(stages)}
     lines = []
-    with Runtime(progress=False) as runtime:
+    with Runtime(progress=False, threads=options.threads) as runtime:
         tuning = [scored(one, stages, options, runtime) for one in TUNED_ON]
         weights = {name: tuned(parts, tuning) for name, parts in systems.items()}
         for one in TESTED_ON:

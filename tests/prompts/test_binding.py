@@ -138,14 +138,15 @@ def test_special_tokens_never_come_from_a_text(bound, name, tokenizer):
         uncut = dataclasses.replace(prompt.prompt, truncation=Truncation()).bind(prompt.tokenizer)
         whole = prompt.tokenizer.decode(sequence(uncut.request(query, documents, 4000, instruction=HOSTILE)))
         assert whole.count(shown) >= n  # every character is still there
-        text = prompt.tokenizer.decode(hostile)
-        kept = next(shown[:end] for end in range(len(shown), -1, -1) if text.count(shown[:end]) >= n)
-        if found.truncated_documents:  # of a text that is cut, every character up to the cut
-            room = prompt.prompt.truncation.document_tokens
-            ids = prompt.tokenizer(kept, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-            assert room - 1 <= len(ids) <= room
-        else:
-            assert kept == shown
+        room = prompt.prompt.truncation.document_tokens
+        if not found.truncated_documents:
+            assert prompt.tokenizer.decode(hostile).count(shown) >= n
+        else:  # of a text that is cut, every character up to the cut, and the cut is where it should be
+            full, empty = (sequence(prompt.request("a", [text] * n, 4000)) for text in (HOSTILE, ""))
+            text, without = prompt.tokenizer.decode(full), prompt.tokenizer.decode(empty)
+            kept = next(shown[:end] for end in range(len(shown), -1, -1) if text.count(shown[:end]) >= n)
+            assert len(text) - len(without) == n * len(kept)
+            assert len(full) - len(empty) == n * room
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

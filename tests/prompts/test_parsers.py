@@ -15,6 +15,7 @@ from rerank.prompts.parsers import (
     Shown,
     group_grades,
     has_group_form,
+    is_label_grades,
     log_softmax,
     numbers,
     read_answer_pick,
@@ -22,6 +23,7 @@ from rerank.prompts.parsers import (
     read_distribution,
     read_expectation,
     read_group_scores,
+    read_label_grades,
     read_likelihood,
     read_logit,
     read_permutation,
@@ -338,6 +340,68 @@ def test_group_tags_are_one_reason_and_one_answer_with_white_space_around(text, 
 def test_grades_come_back_as_they_were_written(grades):
     text = json.dumps({f"[{i}]": grade for i, grade in enumerate(grades, 1)})
     assert group_grades(text, len(grades)) == (grades, [])
+
+
+# -- grades right behind labels ---------------------------------------------------------
+
+
+def lettered(n: int) -> Shown:
+    return Shown(n, tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"[:n]))
+
+
+@pytest.mark.parametrize(
+    ("text", "grades", "problems"),
+    [
+        ("A9 B0 C3", [9, 0, 3], 0),
+        ("C3 A9 B0", [9, 0, 3], 0),
+        ("A 9, B: 0; C=3", [9, 0, 3], 0),
+        ("A9\nB0\nC3", [9, 0, 3], 0),
+        ("A9B0C3", [9, 0, 3], 0),
+        ("<think>A1 B1 C1</think>A9 B0 C3", [9, 0, 3], 0),
+        ("A9 B0", [9, 0, None], 1),
+        ("A9 B10 C3", [9, None, 3], 1),
+        ("A9 B0 C3 D7", [9, 0, 3], 1),  # a label that was not shown
+        ("A9 B0 C3 A9", [None, 0, 3], 1),  # even where both say the same
+        ("a9 B0 C3", [None, 0, 3], 2),
+        ("A-9 B0 C3", [None, 0, 3], 1),
+        ("grade A9 B0 C3", [9, 0, 3], 0),
+        ("9 0 3", [None, None, None], 3),
+        ("", [None, None, None], 3),
+    ],
+)
+def test_grades_right_behind_labels(text, grades, problems):
+    found = read_label_grades(text, lettered(3))
+    assert found.answer == tuple(None if grade is None else grade / 9 for grade in grades)
+    assert len(found.problems) == problems
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=26), st.randoms(use_true_random=False))
+def test_grades_behind_labels_come_back_whatever_their_order(grades, random):
+    shown = lettered(len(grades))
+    pairs = [f"{label}{grade}" for label, grade in zip(shown.labels, grades, strict=True)]
+    random.shuffle(pairs)
+    text = " ".join(pairs)
+    assert read_label_grades(text, shown) == Parsed(tuple(grade / 9 for grade in grades))
+    assert is_label_grades(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "keeps"),
+    [
+        ("A9 B0", True),
+        (" A9 B0\n", True),
+        ("A9", True),
+        ("A9  B0", False),
+        ("A9, B0", False),
+        ("A 9 B0", False),
+        ("A10 B0", False),
+        ("A9 B0.", False),
+        ("A9\nB0", False),
+        ("", False),
+    ],
+)
+def test_the_form_is_one_blank_between_pairs_and_nothing_else(text, keeps):
+    assert is_label_grades(text) is keeps
 
 
 # -- any parser -------------------------------------------------------------------

@@ -32,6 +32,8 @@ GROUP = f"<reason>why</reason><answer>{GRADES}</answer>"
         ("rank-r1-sft", "answer"),
         ("grouprank", "reason-answer"),
         ("group-scores", "object"),
+        ("short-grades", "label-grades"),
+        ("short-pick", "answer"),
         ("order", "any"),
         ("pick", "any"),
         ("yes-no", "any"),
@@ -98,6 +100,25 @@ def test_grades_of_a_group_need_one_reason_one_answer_and_a_grade_for_each(
 )
 def test_a_prompt_without_tags_asks_for_one_object_alone(text: str, formed: bool) -> None:
     assert read_reply(load_prompt("group-scores"), text, 2).formed == formed
+
+
+@pytest.mark.parametrize(
+    ("text", "formed", "valid"),
+    [
+        ("A7 B0", True, True),
+        ("B0 A7\n", True, True),
+        ("<think>hm</think>A7 B0", True, True),
+        ("A7", True, False),
+        ("A7 B0 C1", True, False),
+        ("A: 7 B: 0", False, False),  # inference reads it
+        ("Grades: A7 B0", False, False),
+        ("<think>A7 B0", False, False),
+        ("", False, False),
+    ],
+)
+def test_grades_right_behind_labels_stand_alone(text: str, formed: bool, valid: bool) -> None:
+    reply = read_reply(load_prompt("short-grades"), text, 2)
+    assert (reply.formed, reply.valid) == (formed, valid)
 
 
 @pytest.mark.parametrize("opening", ["<think>\n", ""])

@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from rerank.engines.prompted import CausalLMEngine
+from rerank.train.groups import TrainingGroup
+from rerank.train.grpo import GRPO, Rollout
 from rerank.train.rewards import group_advantages
+from rerank.train.rollouts import Written
 
 pytestmark = [
     pytest.mark.needs("torch", "trl", "datasets"),
@@ -242,3 +246,75 @@ def test_the_divergence_pulls_towards_the_reference(trainer_of: Any, corrected: 
     assert gradient[B, A].item() == pytest.approx(slope, abs=1e-6)
     assert gradient[A, A].item() == pytest.approx(-slope, abs=1e-6)
     assert gradient[:, B].tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+# -- ours beside TRL's ------------------------------------------------------------
+
+
+def flat(rows: list[list[float]]) -> Any:
+    import torch
+
+    return torch.tensor([value for row in rows for value in row])
+
+
+def our_loss(recipe: GRPO, now: Any, finished: list[bool], old: Any, reference: Any) -> Any:
+    """The loss of a step whose only prompt has the four completions, from log-probabilities of their tokens."""
+    rows = [tuple(row) for row in COMPLETIONS]
+    written = [Written(row, "", ended) for row, ended in zip(rows, finished, strict=True)]
+    group = TrainingGroup("q", "a", (), (), ())
+    rollout = Rollout(group, (A,), written, [], REWARDS, [], ADVANTAGES, rows, [0, 1, 2, 3])
+    rollout.old, rollout.reference = old, reference
+    return recipe._loss(rollout, now) / recipe._n_items(rollout)
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.04])
+@pytest.mark.parametrize("epsilon_high", [None, 0.28])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("finished", [[True] * 4, [True, False, False, True]])
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "dr_grpo"])
+def test_our_loss_and_its_gradient_are_those_of_trl(
+    trainer_of: Any, loss_type: Any, finished: list[bool], first: bool, epsilon_high: float | None, beta: float
+) -> None:
+    """On the same log-probabilities, in the first step on completions and in later ones, some of them cut off."""
+    import torch
+
+    recipe = GRPO(
+        engine=CausalLMEngine("none"), prompt="order", loss=loss_type, epsilon_high=epsilon_high, beta=beta,
+        max_new_tokens=2, mask_cut_off=True,
+    )  # fmt: skip
+    high = recipe.epsilon if epsilon_high is None else epsilon_high
+    trainer = trainer_of(loss_type=loss_type, epsilon=0.2, epsilon_high=high, use_bias_correction_kl=False)
+    trainer.beta = beta
+    inputs = inputs_of(OLD, REFERENCE)
+    if first:
+        del inputs["old_per_token_logps"]
+    inputs["completion_mask"] = inputs["completion_mask"] * torch.tensor(finished)[:, None]
+    inputs["num_items_in_batch"] = inputs["completion_mask"].sum()
+    theirs = padded(LOGPS).requires_grad_()
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (theirs, torch.zeros(4, 2), None)
+    ours = flat(LOGPS).requires_grad_()
+    found = our_loss(recipe, ours, finished, None if first else flat(OLD), flat(REFERENCE) if beta else None)
+    expected = loss_of(trainer, inputs)
+    assert found.item() == pytest.approx(expected.item(), abs=1e-6)
+    found.backward()
+    expected.backward()
+    own = [theirs.grad[i, j] for i, row in enumerate(COMPLETIONS) for j in range(len(row))]
+    torch.testing.assert_close(ours.grad, torch.stack(own), atol=1e-6, rtol=1e-5)
+
+
+def test_equal_completions_that_are_computed_once_lose_as_if_each_were_computed() -> None:
+    import torch
+
+    recipe = GRPO(engine=CausalLMEngine("none"), prompt="order", beta=0.1, max_new_tokens=2)
+    rows: list[tuple[int, ...]] = [(B,), (B, A), (B,), (B, A)]
+    written = [Written(row, "", True) for row in rows]
+    group = TrainingGroup("q", "a", (), (), ())
+    found = []
+    for different, which in ((rows[:2], [0, 1, 0, 1]), (rows, [0, 1, 2, 3])):
+        now = flat([[0.1 * len(row) - 1 for _ in row] for row in different]).requires_grad_()
+        rollout = Rollout(group, (A,), written, [], REWARDS, [], ADVANTAGES, different, which)
+        rollout.reference = now.detach() - 0.3
+        loss = recipe._loss(rollout, now)
+        loss.backward()
+        found.append((loss.detach(), now.grad.view(-1, 3).sum(0)))
+    torch.testing.assert_close(found[0], found[1])

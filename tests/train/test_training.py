@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ import pytest
 import torch
 from tiny_models import write_model
 from tiny_scorers import write_chat_lm, write_classifier
-from tiny_training import recipe_text, write_collection
+from tiny_training import recipe_text, train_apart, write_collection
 
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
@@ -292,41 +289,16 @@ def test_every_epoch_has_each_group_once_in_another_order() -> None:
 
 # -- going on ------------------------------------------------------------
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from rerank.runtime import Runtime
-from rerank.train import fitting
-from rerank.train.recipe import load_recipe
-from rerank.train.training import train
-
-if len(sys.argv) > 4:
-    make = fitting.new_artifact
-    def dies(path, *rest):
-        if path.name == sys.argv[4]:
-            (path.parent / f".{path.name}.1.part").mkdir()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return make(path, *rest)
-    fitting.new_artifact = dies
-with Runtime(Path(sys.argv[3]), threads=1, device="cpu", progress=False) as runtime:
-    train(load_recipe(sys.argv[1]).recipe, Path(sys.argv[2]), runtime)
-"""
-
 
 def test_a_killed_run_goes_on_to_the_same_bits(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, own_home: Path
 ) -> None:
     path = tmp_path / "tiny.yaml"
     path.write_text(recipe_text(encoder, collection, optimiser="learning_rate: 1.0e-2, groups: 5, steps: 7"))
-
-    def start(out: str, *more: str) -> int:
-        command = [sys.executable, "-W", "ignore", "-c", KILLED, str(path), str(tmp_path / out), str(own_home), *more]
-        return subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
-
     train(load_recipe(path).recipe, tmp_path / "whole", runtime)
-    assert start("killed", "step-0000004") == -signal.SIGKILL
+    assert train_apart(path, tmp_path / "killed", own_home, "step-0000004") == -signal.SIGKILL
     assert [each.name for each in checkpoints(tmp_path / "killed")][-1] == "step-0000002"
-    assert start("killed") == 0
+    assert train_apart(path, tmp_path / "killed", own_home) == 0
     assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     kept = ("step", "loss", "grad_norm", "eval_nDCG@10")
     logs = [
