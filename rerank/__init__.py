@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from rerank.adapters.lora import LoRA
+    from rerank.condense import Condense
     from rerank.config import load_pipeline, parse_pipeline, to_yaml
     from rerank.data.corpus import MemoryCorpus
     from rerank.data.dataset import Dataset
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from rerank.rules.tournament import Tournament
     from rerank.run import Run
     from rerank.runtime import Runtime
+    from rerank.serve.client import AsyncClient, Client
     from rerank.stage import (
         Concatenation,
         Cut,
@@ -65,7 +67,14 @@ if TYPE_CHECKING:
         apply,
     )
     from rerank.synthesize.duqgen import DUQGen
-    from rerank.synthesize.generators import ExtractiveGenerator, Generator, KeyphraseGenerator, LLMGenerator
+    from rerank.synthesize.generators import (
+        ExtractiveGenerator,
+        Generator,
+        KeyphraseGenerator,
+        LLMGenerator,
+        MixedGenerator,
+    )
+    from rerank.synthesize.labels import LabelledLists
     from rerank.train.contrastive import Contrastive
     from rerank.train.current import CurrentEngine
     from rerank.train.distill import Distill
@@ -101,6 +110,7 @@ if TYPE_CHECKING:
     from rerank.train.sft import SFT
 
 _NAMES = {
+    "rerank.condense": ("Condense",),
     "rerank.config": ("load_pipeline", "parse_pipeline", "to_yaml"),
     "rerank.data.corpus": ("MemoryCorpus",),
     "rerank.data.dataset": ("Dataset",),
@@ -142,6 +152,7 @@ _NAMES = {
     "rerank.rules.tournament": ("Tournament",),
     "rerank.run": ("Run",),
     "rerank.runtime": ("Runtime",),
+    "rerank.serve.client": ("AsyncClient", "Client"),
     "rerank.stage": (
         "Concatenation",
         "Cut",
@@ -155,7 +166,14 @@ _NAMES = {
     ),
     "rerank.adapters.lora": ("LoRA",),
     "rerank.synthesize.duqgen": ("DUQGen",),
-    "rerank.synthesize.generators": ("ExtractiveGenerator", "Generator", "KeyphraseGenerator", "LLMGenerator"),
+    "rerank.synthesize.generators": (
+        "ExtractiveGenerator",
+        "Generator",
+        "KeyphraseGenerator",
+        "LLMGenerator",
+        "MixedGenerator",
+    ),
+    "rerank.synthesize.labels": ("LabelledLists",),
     "rerank.train.contrastive": ("Contrastive",),
     "rerank.train.current": ("CurrentEngine",),
     "rerank.train.distill": ("Distill",),

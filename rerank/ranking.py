@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FloatArray = npt.NDArray[np.floating[Any]]
 Column = npt.NDArray[Any]
 
+CONDENSED = "condensed"
+"""The row column of what documents were condensed to: spans of a text, from and to which character, or None for all."""
+
 
 class ScoreKind(StrEnum):
     """What the numbers of a ranking mean; only equal, normalised kinds may be added."""
@@ -447,7 +450,7 @@ class Ranking:
         return np.repeat(np.arange(len(self.qids)), np.diff(self.offsets))
 
     def texts(self, rows: IntArray | slice = slice(None)) -> list[str]:
-        """The texts of the documents in `rows`.
+        """The texts of the documents in `rows`, or what they were condensed to.
 
         Raises:
             DataError: the ranking has no text source, or one that lacks a document.
@@ -462,7 +465,15 @@ class Ranking:
             if (codes < 0).any():
                 message = f"document {docnos[int(np.argmin(codes))]!r} is not in the corpus that the texts come from"
                 raise DataError(message)
-        return self.source.texts(codes)
+        texts = self.source.texts(codes)
+        if CONDENSED not in self.columns:
+            return texts
+        return [condensed(text, spans) for text, spans in zip(texts, self.columns[CONDENSED][rows], strict=True)]
+
+    def text_keys(self) -> npt.NDArray[np.int64]:
+        """[N] numbers that are equal for rows with one text: documents' codes, or rows where texts were condensed."""
+        codes: npt.NDArray[np.int64] = np.asarray(self.docs, dtype=np.int64)
+        return np.arange(len(codes)) if CONDENSED in self.columns else codes
 
     def to_dict(self) -> dict[str, dict[str, float]]:
         """`{qid: {docno: score}}` in rank order."""
@@ -518,6 +529,15 @@ class Ranking:
         shown = "".join(_table_html(f"{h.qid}: {h.query}", h[:5], len(h)) for h in list(self)[:3])
         more = f"<p>... {len(self) - 3:,} more queries</p>" if len(self) > 3 else ""
         return f"<p>{html.escape(repr(self))}</p>{shown}{more}"
+
+
+def condensed(text: str, spans: Sequence[tuple[int, int]] | None) -> str:
+    """The parts of a text in a row, a blank between; all of it without spans.
+
+    >>> condensed("Wings lift. They stall. Flaps help.", ((0, 11), (24, 35)))
+    'Wings lift. Flaps help.'
+    """
+    return text if spans is None else " ".join(text[start:stop] for start, stop in spans)
 
 
 def order_rows(scores: FloatArray, offsets: npt.NDArray[np.int64], tie_keys: TieKeys) -> npt.NDArray[np.int64]:

@@ -37,6 +37,8 @@ BUILT_IN: dict[str, str] = {
     "rewrite": "rerank.retrieve.rewrite:Rewrite",
     "rm3": "rerank.retrieve.rm3:RM3",
     "original_query": "rerank.retrieve.rewrite:OriginalQuery",
+    # what a reranker reads of long documents
+    "condense": "rerank.condense:Condense",
     # scoring a list again
     "rescore": "rerank.retrieve.rescore:Rescore",
     "rerank": "rerank.reranking:Rerank",
@@ -66,9 +68,11 @@ BUILT_IN: dict[str, str] = {
     "grpo": "rerank.train.grpo:GRPO",
     # synthesis: training data from documents alone
     "duqgen": "rerank.synthesize.duqgen:DUQGen",
+    "labels": "rerank.synthesize.labels:LabelledLists",
     "llm": "rerank.synthesize.generators:LLMGenerator",
     "extractive": "rerank.synthesize.generators:ExtractiveGenerator",
     "keyphrase": "rerank.synthesize.generators:KeyphraseGenerator",
+    "mixed": "rerank.synthesize.generators:MixedGenerator",
     # rewards: what an answer is worth in reinforcement learning
     "weighted": "rerank.train.rewards:WeightedReward",
     "format": "rerank.train.rewards:FormatReward",

@@ -382,20 +382,26 @@ def _activated(scores: npt.NDArray[np.float32], activation: Activation | None) -
 # -- lists -----------------------------------------------------------------------------
 
 
+def list_qid(query: str, documents: Sequence[str]) -> str:
+    """The name under which rules know a list; it sets the seeds of those that shuffle.
+
+    The same texts have the same one, whatever else is in the batch, here and in a server.
+
+    >>> list_qid("rain", ["It rains."]) == list_qid("rain", ["It rains."]) != list_qid("rain", ["It snows."])
+    True
+    """
+    digest = hashlib.sha256()
+    for text in query, *documents:
+        raw = text.encode("utf-8", "surrogatepass")
+        digest.update(len(raw).to_bytes(8, "little") + raw)
+    return f"{query[:40]} ({digest.hexdigest()[:16]})"
+
+
 class _Texts(NamedTuple):
     """What an order depends on."""
 
     query: str
     documents: tuple[str, ...]
-
-    @property
-    def qid(self) -> str:
-        """The same for the same texts, whatever else is in the batch: it sets the seeds of rules that shuffle."""
-        digest = hashlib.sha256()
-        for text in self.query, *self.documents:
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-        return f"{self.query[:40]} ({digest.hexdigest()[:16]})"
 
 
 class _List(NamedTuple):
@@ -422,10 +428,22 @@ def _listed(query: str, docs: Iterable[Doc]) -> _List:
     """The list, with every document's id and text."""
     if not isinstance(query, str):
         raise DataError(f"the query is {query!r:.60} ({type(query).__name__}); a text is expected")
+    pairs = read_docs(docs)
+    return _List(_Texts(query, tuple(text for _, text in pairs)), tuple(docno for docno, _ in pairs))
+
+
+def read_docs(docs: Iterable[Doc]) -> list[tuple[str, str]]:
+    """Id and text of each document.
+
+    Raises:
+        DataError: something that is none.
+
+    >>> read_docs(["It rains.", ("d7", "It snows.")])
+    [('0', 'It rains.'), ('d7', 'It snows.')]
+    """
     if isinstance(docs, str | Mapping):
         raise DataError(f"the documents are one {type(docs).__name__}; a list of documents is expected")
-    pairs = [_document(doc, place) for place, doc in enumerate(docs)]
-    return _List(_Texts(query, tuple(text for _, text in pairs)), tuple(docno for docno, _ in pairs))
+    return [_document(doc, place) for place, doc in enumerate(docs)]
 
 
 def _document(doc: Doc, place: int) -> tuple[str, str]:
@@ -453,7 +471,7 @@ def _ranking(lists: Sequence[_Texts]) -> Ranking:
     offsets = np.zeros(len(lists) + 1, dtype=np.int64)
     np.cumsum([len(each.documents) for each in lists], out=offsets[1:])
     given = Ranking(
-        tuple(each.qid for each in lists),
+        tuple(list_qid(each.query, each.documents) for each in lists),
         tuple(each.query for each in lists),
         offsets,
         np.arange(len(texts)),

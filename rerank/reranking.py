@@ -17,7 +17,7 @@ from rerank.engines.engine import Asked, Asker, ConcurrentAsker, Engine, ask_tog
 from rerank.engines.passages import Passages
 from rerank.engines.scheduler import Request, Ticket, run_continuously, run_waves
 from rerank.errors import ConfigError, DataError
-from rerank.ranking import Ranking, ScoreKind, TextSource
+from rerank.ranking import Ranking, ScoreKind
 from rerank.retrieve.select import without_excluded
 from rerank.rules.pointwise import Pointwise
 from rerank.rules.rule import Answer, Outcome, Rule, Steps
@@ -148,7 +148,7 @@ class _Job:
         self._ranking = without_excluded(ranking.with_source(ranking.source), runtime)
         self.asker = stage.engine.asker(stage.prompt, runtime)
         self._check(self.asker.most_documents)
-        self.lists = _Lists(self._ranking, ranking.source, stage, self.asker)
+        self.lists = _Lists(self._ranking, stage, self.asker)
         runtime.count("passages", self.lists.n_passages)
 
     def _check(self, most: int | None) -> None:
@@ -184,8 +184,9 @@ class _Job:
 class _Lists:
     """What the rule orders: the first documents of each list, or the passages that these are made of."""
 
-    def __init__(self, ranking: Ranking, source: TextSource, stage: Rerank, asker: Asker) -> None:
-        self._ranking, self._source, self._rule, self._passages = ranking, source, stage.rule, stage.passages
+    def __init__(self, ranking: Ranking, stage: Rerank, asker: Asker) -> None:
+        self._ranking, self._rule, self._passages = ranking, stage.rule, stage.passages
+        self._keys = ranking.text_keys()
         sizes = np.diff(ranking.offsets)
         self._heads: list[int] = (sizes if stage.k is None else np.minimum(sizes, stage.k)).tolist()
         self.sizes = self._heads
@@ -200,10 +201,11 @@ class _Lists:
 
     def _cut(self, passages: Passages, asker: Asker) -> None:
         starts = self._ranking.offsets[:-1].tolist()
-        rows = [range(start, start + head) for start, head in zip(starts, self._heads, strict=True)]
-        codes = np.unique(self._ranking.docs[np.array([row for some in rows for row in some], dtype=np.int64)])
-        spans = dict(zip(codes.tolist(), asker.passages(self._source.texts(codes), passages), strict=True))
-        of_rows = [[spans[int(self._ranking.docs[row])] for row in some] for some in rows]
+        lists = [range(start, start + head) for start, head in zip(starts, self._heads, strict=True)]
+        rows = np.array([row for some in lists for row in some], dtype=np.int64)
+        distinct, first = np.unique(self._keys[rows], return_index=True)
+        spans = dict(zip(distinct.tolist(), asker.passages(self._ranking.texts(rows[first]), passages), strict=True))
+        of_rows = [[spans[int(self._keys[row])] for row in some] for some in lists]
         self._spans = [[span for document in some for span in document] for some in of_rows]
         self._owners = [[place for place, document in enumerate(some) for _ in document] for some in of_rows]
         self.sizes = [len(owners) for owners in self._owners]
@@ -221,19 +223,20 @@ class _Lists:
                 owners, spans = self._owners[each.ticket], self._spans[each.ticket]
                 places.append([(owners[member], spans[member]) for member in members])
         starts = [int(ranking.offsets[each.ticket]) for each in requests]
-        rows = [start + place for start, group in zip(starts, places, strict=True) for place, _ in group]
-        docs = ranking.docs[np.array(rows, dtype=np.int64)]
-        codes = np.unique(docs)
-        texts = dict(zip(codes.tolist(), self._source.texts(codes), strict=True))
-        names = dict(zip(codes.tolist(), ranking.ids.take(codes).tolist(), strict=True))
-        code = iter(docs.tolist())
+        rows = np.array(
+            [start + place for start, group in zip(starts, places, strict=True) for place, _ in group], dtype=np.int64
+        )
+        _, first, which = np.unique(self._keys[rows], return_index=True, return_inverse=True)
+        texts = ranking.texts(rows[first])
+        names = ranking.ids.take(ranking.docs[rows[first]]).tolist()
+        number = iter(which.tolist())
         asked = []
         for each, group in zip(requests, places, strict=True):
-            shown = [next(code) for _ in group]
+            shown = [next(number) for _ in group]
             documents = tuple(
-                texts[c] if span is None else texts[c][slice(*span)] for c, (_, span) in zip(shown, group, strict=True)
+                texts[i] if span is None else texts[i][slice(*span)] for i, (_, span) in zip(shown, group, strict=True)
             )
-            docnos = tuple(names[c] for c in shown)
+            docnos = tuple(names[i] for i in shown)
             asked.append(Asked(ranking.qids[each.ticket], ranking.queries[each.ticket], docnos, documents))
         return asked
 

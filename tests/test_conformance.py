@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from rerank.condense import Condense
 from rerank.engines.fake import FakeEngine
 from rerank.registry import name_of, names_of
 from rerank.reranking import Rerank
@@ -65,6 +66,10 @@ EXAMPLES: dict[str, Callable[[Files], Stage]] = {
     "rm3": lambda files: RM3(documents=2, terms=3),
     "rm3, searched again": lambda files: BM >> RM3() >> BM25() >> OriginalQuery(),
     "original_query": lambda files: OriginalQuery(),
+    "condense": lambda files: Condense(tokens=6),
+    "condense, passages of the head": lambda files: Condense(tokens=9, by="passages", k=2, passage=4),
+    "condense, without the query": lambda files: Condense(tokens=5, by="lexrank", k=None),
+    "condense, the lead": lambda files: Condense(tokens=4, by="lead"),
     "rescore": lambda files: Rescore(files["encoder"], dtype="float32"),
     "rescore, the head": lambda files: Rescore(files["encoder"], k=2, dtype="float32"),
     "dense": lambda files: Dense(files["encoder"], dtype="float32"),

@@ -17,7 +17,9 @@ import typer
 
 from rerank import __version__
 from rerank.cli import (
+    adapt,
     adapters,
+    bench_serve,
     cache,
     check,
     compare,
@@ -57,8 +59,10 @@ app.command("compare")(compare.compare)
 app.command("search")(search.search)
 app.command("rerank")(rerank_list.rerank)
 app.command("serve")(serve.serve)
+app.command("bench-serve")(bench_serve.bench_serve)
 app.add_typer(index.app, name="index", short_help="Builds indexes beforehand; lists and verifies what is on disk.")
 app.add_typer(synthesize.app, name="synthesize", short_help="Makes training data from documents.")
+app.command("adapt")(adapt.adapt)
 app.command("train")(train.train)
 app.add_typer(adapters.app, name="adapters", short_help="Shows, merges and exports what training has left.")
 app.command("check")(check.check)

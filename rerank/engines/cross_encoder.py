@@ -129,7 +129,10 @@ class CrossEncoder(Scorer):
         Raises:
             ModelError: scores that are not finite.
         """
-        tokens = self.tokenise(pairs, max_tokens)
+        return self.scored(self.tokenise(pairs, max_tokens), count, cache)
+
+    def scored(self, tokens: PairTokens, count: Count | None = None, cache: RequestCache | None = None) -> FloatVector:
+        """As `pairs`, of pairs that were tokenised before."""
         sizes = tokens.sizes
 
         def score(batch: list[int]) -> list[float]:

@@ -300,7 +300,7 @@ class Session:
             RequestError: this request came to nothing.
             ServerError: no request would come to anything.
         """
-        return await self._tried("POST", url, json.dumps(body, ensure_ascii=False).encode(), read)
+        return await self._tried("POST", url, _encoded(body), read)
 
     async def get(self, url: str, read: Callable[[Reply], T]) -> T:
         """As `post`, without a body."""
@@ -391,7 +391,8 @@ class Session:
         if status == 429 and said.code in _EMPTY_ACCOUNT:
             self.stop(f"{url}: {message}")
         if status in _STOPS:
-            key = "the key was not taken" if self._line.key else "a key is needed: name its variable in `api_key_env`"
+            needed = "a key is needed: name its variable in `api_key_env` (a Client takes it as `api_key`)"
+            key = "the key was not taken" if self._line.key else needed
             self.stop(f"{url}: {message} ({key})" if status == 401 else f"{url}: {message}")
         if status in _AGAIN or (status >= 500 and status not in _NEVER_AGAIN):
             return _Trouble(message, "unanswered", wait=retry_after(headers, time.time()))
@@ -403,7 +404,7 @@ class Session:
 class HttpClient:
     """A server that can be talked to from any thread and any event loop: it has an event loop in a thread of its own.
 
-    Both end when the client is no longer used.
+    Both end when the client is closed, or no longer used.
 
     Args:
         key: what the server knows its user by; in no message or log.
@@ -432,7 +433,7 @@ class HttpClient:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="rerank-http", daemon=True)
         self._thread.start()
-        weakref.finalize(self, _end, self._loop, self._thread, self._line)
+        self._ending = weakref.finalize(self, _end, self._loop, self._thread, self._line)
 
     def session(self) -> Session:
         """A run's talk with the server; failures are counted for each by itself."""
@@ -441,6 +442,19 @@ class HttpClient:
     async def run(self, session: Session, job: Callable[[Session], Awaitable[T]]) -> T:
         """What a job gives (`Session.run`)."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(session.run(job), self._loop))
+
+    async def once(self, job: Callable[[Session], Awaitable[T]]) -> T:
+        """What a job gives that stands by itself: what it raises tells nothing of others, and is not counted."""
+
+        async def admitted() -> T:
+            async with self._line.slots:
+                return await job(self.session())
+
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(admitted(), self._loop))
+
+    def close(self) -> None:
+        """Ends whatever is under way, and the connections; nothing can be asked any more."""
+        self._ending()
 
     def finish(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives, waited for in this thread, whether or not an event loop runs in it."""
@@ -527,6 +541,13 @@ def _date(text: str) -> float | None:
         return email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return None
+
+
+def _encoded(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # halves of surrogate pairs, which JSON can write and UTF-8 cannot
+        return json.dumps(body).encode()
 
 
 def _json(data: bytes) -> Any:

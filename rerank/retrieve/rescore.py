@@ -10,7 +10,7 @@ import numpy as np
 from rerank.engines.encoder import Encoder
 from rerank.engines.text_model import DType, FloatMatrix
 from rerank.errors import ConfigError, DataError
-from rerank.ranking import Ranking, ScoreKind, TextSource, order_rows
+from rerank.ranking import CONDENSED, Ranking, ScoreKind, TextSource, order_rows
 from rerank.retrieve.nearest import Int64, exact_scores
 from rerank.retrieve.select import without_excluded
 from rerank.retrieve.shards import first_of, text_hashes
@@ -19,6 +19,8 @@ from rerank.runtime import Runtime
 from rerank.stage import Flow, Stage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rerank.planning import Rehearsal
 
 _BATCH = 2048
@@ -28,7 +30,8 @@ _BATCH = 2048
 class Rescore(Stage):
     """The same documents in the order of their cosine (or dot product) with the query.
 
-    A document that several queries list is encoded once; vectors that `Dense` stored for the corpus are used.
+    A document that several queries list is encoded once; vectors that `Dense` stored for the corpus are used.  What was
+    condensed for its query is encoded as it is.
 
     >>> Rescore("minilm-l6", k=50)
     Rescore(model='minilm-l6', k=50)
@@ -67,10 +70,14 @@ class Rescore(Stage):
         queries = query_vectors(ranking, encoder, runtime)
         head = np.ones(len(ranking.docs), dtype=bool) if self.k is None else ranking.positions() < self.k
         rows = np.flatnonzero(head)
-        codes, where = np.unique(ranking.docs[rows], return_inverse=True)
-        matrix, places = _vectors(codes, source, encoder, runtime)
+        if CONDENSED in ranking.columns:
+            matrix, where = _vectors_of_texts(ranking.texts(rows), encoder, runtime)
+        else:
+            codes, which = np.unique(ranking.docs[rows], return_inverse=True)
+            matrix, places = _vectors(codes, source, encoder, runtime)
+            where = places[which]
         scores = np.full(len(head), np.nan, dtype=np.float32)
-        scores[rows] = exact_scores(queries, matrix, ranking.row_queries()[rows], places[where])
+        scores[rows] = exact_scores(queries, matrix, ranking.row_queries()[rows], where)
         runtime.count("scored pairs", len(rows))
         if self.k is None:
             return ranking.rescored(scores, encoder.score_kind)
@@ -84,10 +91,27 @@ class Rescore(Stage):
 
     def rehearse(self, ranking: Ranking, rehearsal: Rehearsal) -> Ranking:
         """The reordered lists where the corpus's vectors are stored, else the lists as they are."""
-        if ranking.source is None or is_stored((rehearsal.home / "vectors").glob("*"), self.model, ranking.source):
+        stored = CONDENSED not in ranking.columns
+        if ranking.source is None or (
+            stored and is_stored((rehearsal.home / "vectors").glob("*"), self.model, ranking.source)
+        ):
             return self.transform(ranking, rehearsal)
-        rehearsal.remark(f"not run, for {self.model} has no vectors of the corpus yet: lists keep their order")
+        what = "the corpus yet" if stored else "condensed texts"
+        rehearsal.remark(f"not run, for {self.model} has no vectors of {what}: lists keep their order")
         return ranking.ranked()
+
+
+def _vectors_of_texts(texts: Sequence[str], encoder: Encoder, runtime: Runtime) -> tuple[FloatMatrix, Int64]:
+    """A matrix of vectors, and in which of its rows that of each text lies; equal texts have one."""
+    places = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    distinct = list(places)
+    parts = [np.empty((0, encoder.dimension), dtype=np.float32)]
+    with runtime.progress("encoding", len(distinct), "documents") as advance:
+        for start in range(0, len(distinct), _BATCH):
+            parts.append(encoder.encode_documents(distinct[start : start + _BATCH], runtime.count))
+            advance(len(parts[-1]))
+    runtime.count("encoded documents", len(distinct))
+    return np.concatenate(parts), np.array([places[text] for text in texts], dtype=np.int64)
 
 
 def _vectors(codes: Int64, source: TextSource, encoder: Encoder, runtime: Runtime) -> tuple[FloatMatrix, Int64]:

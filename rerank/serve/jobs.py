@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from rerank.reranker import list_qid
 from rerank.reranking import Rerank
 from rerank.rules.rule import Answer, Group, Outcome, Steps
 from rerank.serve.errors import failed
-from rerank.serve.lists import list_qid
 from rerank.serve.models import Served
 from rerank.serve.queueing import ApartWork, Lane, Work
 

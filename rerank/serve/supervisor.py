@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -16,6 +17,9 @@ from rerank.serve.wire import HEADER, Message, length_of, packed, unpacked
 logger = logging.getLogger(__name__)
 
 _LONGEST_PAUSE_SECONDS = 30.0
+_PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""OpenMP's threads otherwise spin while they wait for each other.  On processors that the front, clients or others use
+too, they then burn what the one that is waited for needs: 5 times the processor seconds a request were seen."""
 
 
 class WorkerGoneError(Exception):
@@ -73,8 +77,9 @@ class WorkerProcess:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "rerank.serve.worker", str(theirs.fileno()), pass_fds=[theirs.fileno()]
-            )
+                sys.executable, "-m", "rerank.serve.worker", str(theirs.fileno()),
+                pass_fds=[theirs.fileno()], env=_PATIENT_THREADS | os.environ,
+            )  # fmt: skip
         finally:
             theirs.close()
         reader, writer = await asyncio.open_connection(sock=ours)

@@ -27,12 +27,11 @@ from rerank.engines.engine import Asked, Asker, SharingAsker
 from rerank.engines.pairs import CrossEncoderEngine
 from rerank.errors import DataError, ModelError, RerankError
 from rerank.ranking import Ranking, ScoreKind
-from rerank.reranker import Reranker
+from rerank.reranker import Reranker, list_qid
 from rerank.reranking import Rerank
 from rerank.retrieve.rescore import Rescore
 from rerank.rules.rule import Answer
 from rerank.runtime import Runtime
-from rerank.serve.lists import list_qid
 from rerank.serve.logs import log_to
 from rerank.serve.texts import Fitter
 from rerank.serve.wire import Message, packed, read_message
@@ -119,7 +118,8 @@ class Loaded:
             tokens = self._pairs.tokenise([(asked.query, asked.documents[0]) for asked in questions])
             sizes, lengths = tokens.sizes.tolist(), tokens.lengths.tolist()
             used = [(size, int(size < length)) for size, length in zip(sizes, lengths, strict=True)]
-            return self.asker.ask(questions, self._runtime), used
+            scores = self._pairs.scored(tokens, self._runtime.count, self._runtime.requests)
+            return [(float(score),) for score in scores], used
         if isinstance(self.asker, SharingAsker):
             requests = self.asker.requests(questions, self._runtime)
             answers = self.asker.answers(self.asker.raw(requests, self._runtime), questions, self._runtime)

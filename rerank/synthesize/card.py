@@ -11,7 +11,7 @@ import numpy as np
 
 from rerank import __version__
 from rerank.synthesize.duplicates import words_of
-from rerank.synthesize.words import n_words, one_line, share
+from rerank.words import n_words, one_line, share
 
 if TYPE_CHECKING:
     from rerank.synthesize.duqgen import DUQGen, Pair, Synthesis

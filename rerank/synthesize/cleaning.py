@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from rerank.ranking import TextSource
 from rerank.rules.rule import at_least
-from rerank.synthesize.words import n_words, one_line
+from rerank.words import n_words, one_line
 
 _AT_ONCE = 4096
 

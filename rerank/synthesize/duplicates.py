@@ -6,7 +6,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from rerank.synthesize.words import pieces
+from rerank.words import pieces
 
 
 def words_of(text: str) -> frozenset[str]:

@@ -48,7 +48,7 @@ from rerank.synthesize.negatives import HardNegatives, Mined
 from rerank.synthesize.postprocess import PostProcessing
 from rerank.synthesize.roundtrip import RoundTrip
 from rerank.synthesize.sampling import Choice, chosen
-from rerank.synthesize.words import n_words, pieces, share
+from rerank.words import n_words, pieces, share
 from rerank.yamlfile import dump_yaml
 
 logger = logging.getLogger(__name__)

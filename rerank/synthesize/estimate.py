@@ -63,13 +63,13 @@ class SynthesisPlan:
         facts += [("chosen", f"{self.chosen:,}")]
         facts += [("clusters", "known when documents are encoded" if self.clusters is None else f"{self.clusters:,}")]
         if self.to_encode:
-            facts += [("to encode", f"{self.to_encode:,} documents, {_about(self.encoding_seconds)}")]
+            facts += [("to encode", f"{self.to_encode:,} documents, {about(self.encoding_seconds)}")]
         if self.calls:
             facts += [
                 ("calls", f"{self.calls:,}"),
                 ("prompt tokens", f"{self.prompt_tokens:,}"),
                 ("generated", f"{self.generated_tokens:,} tokens at most"),
-                ("time", _about(self.writing_seconds)),
+                ("time", about(self.writing_seconds)),
             ]
         if self.price is not None:
             facts += [("price", f"{self.price:,.4f}")]
@@ -196,10 +196,10 @@ def _encoding_seconds(synthesis: DUQGen, corpus: TextSource, runtime: Runtime, r
     return work.seconds(sizes, rate) * len(corpus.ids) / len(sizes)
 
 
-def _about(seconds: float | None) -> str:
+def about(seconds: float | None) -> str:
     """A time for people.
 
-    >>> _about(30.0), _about(600.0), _about(36_000.0), _about(None)
+    >>> about(30.0), about(600.0), about(36_000.0), about(None)
     ('about 30 seconds', 'about 10 minutes', 'about 10 hours', 'time not known')
     """
     if seconds is None:

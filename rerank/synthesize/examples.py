@@ -24,7 +24,7 @@ from rerank.prompts.prompt import Prompt
 from rerank.prompts.tokens import clean
 from rerank.ranking import TextSource
 from rerank.rules.rule import at_least
-from rerank.synthesize.words import one_line
+from rerank.words import one_line
 
 
 class Example(NamedTuple):

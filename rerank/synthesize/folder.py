@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from rerank.artifact import new_artifact, write_json, write_text
 from rerank.data.trec import write_run
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 NEGATIVES = "negatives"
 """The name of the lists of negatives."""
 _AT_ONCE = 1024
+Codes = npt.NDArray[np.int64]
 
 
 def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: str) -> None:
@@ -51,17 +53,17 @@ def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: 
         (folder / "qrels").mkdir()
         card = card_of(config, made, name, {split: len(pairs) for split, pairs in sorted(by_split.items())})
         write_json(folder / "meta.json", {"name": name, "language": made.corpus.language})
-        _write_lines(folder / "corpus.jsonl", _documents(config, made))
-        _write_lines(folder / "queries.jsonl", ({"_id": pair.qid, "text": pair.query} for pair in made.pairs))
+        write_lines(folder / "corpus.jsonl", documents(made.corpus, _used(config, made)))
+        write_lines(folder / "queries.jsonl", ({"_id": pair.qid, "text": pair.query} for pair in made.pairs))
         for split, pairs in by_split.items():
             lines = "".join(f"{pair.qid}\t{pair.docno}\t1\n" for pair in pairs)
             write_text(folder / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{lines}")
         if card["negatives_in_run"]:
             (folder / "runs").mkdir()
             write_run(Run(NEGATIVES, _negatives(made)), folder / "runs" / f"{NEGATIVES}.trec")
-        _write_lines(folder / "provenance.jsonl", _provenance(made))
-        _write_lines(folder / "drops.jsonl", _drops(made))
-        _write_lines(folder / "examples.jsonl", _examples(made))
+        write_lines(folder / "provenance.jsonl", _provenance(made))
+        write_lines(folder / "drops.jsonl", _drops(made))
+        write_lines(folder / "examples.jsonl", _examples(made))
         write_text(folder / "synthesis.yaml", config.to_yaml(name))
         write_json(folder / "card.json", card)
         write_text(folder / "README.md", markdown(card, made))
@@ -71,19 +73,23 @@ def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: 
         draft.config.update(corpus=made.corpus.fingerprint, data=config.data, queries=len(made.pairs))
 
 
-def _write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Writes plain records, one a line."""
     with path.open("w", encoding="utf-8", errors="surrogatepass", newline="\n") as file:
         for record in records:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _documents(config: DUQGen, made: Synthesis) -> Iterator[dict[str, Any]]:
-    """The documents in the order of their ids: all, or those that pairs and negatives need."""
-    corpus = made.corpus
-    codes = np.arange(len(corpus.ids))
-    if config.corpus == "used":
-        used = {pair.code for pair in made.pairs} | {each.code for pair in made.pairs for each in pair.negatives}
-        codes = np.array(sorted(used), dtype=np.int64)
+def _used(config: DUQGen, made: Synthesis) -> Codes:
+    """The documents that are written: all, or those that pairs and negatives need."""
+    if config.corpus == "all":
+        return np.arange(len(made.corpus.ids))
+    used = {pair.code for pair in made.pairs} | {each.code for pair in made.pairs for each in pair.negatives}
+    return np.array(sorted(used), dtype=np.int64)
+
+
+def documents(corpus: TextSource, codes: Codes) -> Iterator[dict[str, Any]]:
+    """Documents as lines of corpus.jsonl have them, in the order of their ids."""
     codes = codes[np.argsort(corpus.ids.sort_keys(codes), kind="stable")]
     for start in range(0, len(codes), _AT_ONCE):
         some = codes[start : start + _AT_ONCE]
@@ -91,7 +97,7 @@ def _documents(config: DUQGen, made: Synthesis) -> Iterator[dict[str, Any]]:
             yield {"_id": str(docno), **({"title": title} if title else {}), "text": text}
 
 
-def _parts(corpus: TextSource, codes: Any) -> Iterable[tuple[str, str]]:
+def _parts(corpus: TextSource, codes: Codes) -> Iterable[tuple[str, str]]:
     if isinstance(corpus, Titled):
         return zip(corpus.titles(codes), corpus.bodies(codes), strict=True)
     return (("", text) for text in corpus.texts(codes))

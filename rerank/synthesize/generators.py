@@ -15,14 +15,14 @@ from rerank.engines.engine import Asked, Engine
 from rerank.engines.language_model import Sampling
 from rerank.engines.meter import Meter
 from rerank.errors import ConfigError
+from rerank.lexicon import Lexicon, Word, phrases, sentences
 from rerank.prompts.prompt import Prompt, load_prompt
 from rerank.ranking import TextSource
 from rerank.registry import Part
 from rerank.rules.rule import at_least, seeded
 from rerank.runtime import Runtime
 from rerank.synthesize.examples import Example, Examples, form_of, stored, with_examples
-from rerank.synthesize.lexicon import Lexicon, Word, phrases, sentences
-from rerank.synthesize.words import n_words, one_line, pieces
+from rerank.words import n_words, one_line, pieces
 
 _CLAUSE = re.compile(r"[,;:(–—]|\s-\s")
 _PHRASES = 24
@@ -275,6 +275,45 @@ class KeyphraseGenerator(Generator):
             weight *= 1 + 2 / (1 + math.log1p(start / 100))
             found.setdefault(one_line(text[start:end]), _Weighed(weight, terms))
         return found
+
+
+@dataclass(frozen=True, repr=False)
+class MixedGenerator(Generator):
+    """Several makers of queries that need no model: a document gets queries of each kind.
+
+    A reranker that has seen one kind only, such as the keywords of its documents, learns to look for that.
+
+    >>> MixedGenerator((KeyphraseGenerator(), ExtractiveGenerator())).prompts
+    ('phrases', 'sentence')
+
+    Raises:
+        ConfigError: a language model, or two of one kind.
+    """
+
+    of: tuple[Generator, ...]
+
+    def __post_init__(self) -> None:
+        if any(isinstance(each, LLMGenerator | MixedGenerator) for each in self.of):
+            raise ConfigError(
+                "mixed: is of generators without a model; synthesize what a language model writes apart, and name both "
+                "folders in the recipe's groups"
+            )
+        if not self.of or len(set(self.prompts)) < len(self.prompts):
+            raise ConfigError(f"mixed: is of {[each.label for each in self.of]}; name one or more, each once")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The kinds of all."""
+        return tuple(prompt for each in self.of for prompt in each.prompts)
+
+    def drafts(self, sources: Sequence[Source], setting: Setting, runtime: Runtime) -> list[list[Draft]]:
+        """What each makes of every document."""
+        made = [each.drafts(sources, setting, runtime) for each in self.of]
+        return [[draft for drafts in of_one for draft in drafts] for of_one in zip(*made, strict=True)]
+
+    def facts(self, setting: Setting) -> dict[str, Any]:
+        """Which they are."""
+        return {**super().facts(setting), "of": [each.label for each in self.of]}
 
 
 def _reordered(best: Sequence[str], weights: Mapping[str, _Weighed], random: Random) -> list[str]:

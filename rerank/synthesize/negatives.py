@@ -14,7 +14,7 @@ from rerank.ranking import TextSource
 from rerank.rules.rule import at_least
 from rerank.runtime import Runtime
 from rerank.synthesize.lists import FreshLists
-from rerank.synthesize.words import one_line, share
+from rerank.words import one_line, share
 
 
 class Mined(NamedTuple):

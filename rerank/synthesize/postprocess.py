@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from rerank.errors import ConfigError
 from rerank.rules.rule import at_least
-from rerank.synthesize.words import n_words, one_line, pieces
+from rerank.words import n_words, one_line, pieces
 
 _NEXT_EXAMPLE = re.compile(r"\bExample\s+\d+\s*:", re.IGNORECASE)
 _LABEL = r"(?:relevant\s+query|search\s+query|query|question|keywords?|search\s+words|claim|statement)"

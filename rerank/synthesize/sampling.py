@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from rerank.errors import ConfigError
 from rerank.rules.rule import at_least
-from rerank.synthesize.words import share
+from rerank.words import share
 
 Floats = npt.NDArray[np.floating]
 Places = npt.NDArray[np.int64]

@@ -22,7 +22,8 @@ def recipe_schema() -> dict[str, Any]:
     definitions = part_schemas(Recipe, AdapterMethod, Loss, Reward)
     for kind in kinds:
         groups = definitions[kind]["properties"]["groups"]
-        definitions[kind]["properties"]["groups"] = {"anyOf": [groups, groups["items"]]}
+        source = {"anyOf": [groups["items"], {"type": "string", "description": "a folder of labelled lists"}]}
+        definitions[kind]["properties"]["groups"] = {"anyOf": [{**groups, "items": source}, *source["anyOf"]]}
         definitions[kind]["required"] = sorted({*definitions[kind]["required"], "groups"})
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

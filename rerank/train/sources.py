@@ -24,9 +24,11 @@ from rerank.errors import ConfigError, DataError
 from rerank.ready import pipeline_path
 from rerank.rules.rule import at_least
 from rerank.train.lists import Lists
-from rerank.yamlfile import Key, Tree
+from rerank.yamlfile import Key, Tree, read_yaml
 
 T = TypeVar("T")
+GROUPS = "groups.yaml"
+"""The file in which a folder says what groups it gives."""
 
 
 @dataclass(frozen=True)
@@ -272,9 +274,10 @@ class GroupSource:
 
 
 def sources_from(tree: Tree, key: Key, value: Any) -> tuple[GroupSource, ...]:
-    """The sources at `key` of a parsed file: a mapping, or a list of mappings, with the fields of `GroupSource`.
+    """The sources at `key` of a parsed file: a mapping with the fields of `GroupSource`, or a list of such.
 
-    Paths of data sets, pipelines, runs and lists are relative to the file.
+    In place of a mapping may stand a folder that says itself what groups it gives, as `rerank synthesize labels` writes
+    them.  Paths of data sets, pipelines, runs and lists are relative to the file.
 
     >>> from rerank.yamlfile import parse_yaml
     >>> tree = parse_yaml("{data: stdlib, positives: {groups: 2}, negatives: {pipeline: bm25}}")
@@ -286,8 +289,8 @@ def sources_from(tree: Tree, key: Key, value: Any) -> tuple[GroupSource, ...]:
         PipelineError: stages that do not fit.
     """
     if isinstance(value, list) and value:
-        return tuple(_source(item, tree, (*key, place)) for place, item in enumerate(value))
-    return (_source(value, tree, key),)
+        return tuple(one for place, item in enumerate(value) for one in _sources(item, tree, (*key, place)))
+    return _sources(value, tree, key)
 
 
 def held_out(data: Dataset, n: int) -> Dataset:
@@ -337,8 +340,22 @@ def _content(value: Any) -> Any:
 # -- reading ----------------------------------------------------------------
 
 
+def _sources(value: Any, tree: Tree, key: Key) -> tuple[GroupSource, ...]:
+    if not isinstance(value, str):
+        return (_source(value, tree, key),)
+    file = Path(beside(value, tree, key)) / GROUPS
+    if not file.is_file():
+        raise tree.error(
+            key,
+            f"{value!r} is no folder that says what groups it gives ({GROUPS}); give one that rerank synthesize labels "
+            "wrote, or a mapping with 'data'",
+        )
+    said = read_yaml(file)
+    return (_source(said.value, said, ()),)
+
+
 def _source(value: Any, tree: Tree, key: Key) -> GroupSource:
-    source = _located(build(GroupSource, value, tree, key), tree, key)
+    source = located(build(GroupSource, value, tree, key), tree, key)
     return dataclasses.replace(
         source,
         data=beside(source.data, tree, (*key, "data")),
@@ -346,7 +363,7 @@ def _source(value: Any, tree: Tree, key: Key) -> GroupSource:
     )
 
 
-def _located(value: T, tree: Tree, key: Key) -> T:
+def located(value: T, tree: Tree, key: Key) -> T:
     """The same with the paths of pipeline files made absolute, once each was found."""
     changes: dict[str, Any] = {}
     for field in dataclasses.fields(value):  # type: ignore[arg-type]
@@ -359,7 +376,7 @@ def _located(value: T, tree: Tree, key: Key) -> T:
                 raise type(error)(f"{tree.place(at)}: {error}") from error
             changes[field.name] = name
         elif isinstance(item, Lists | Negatives):
-            changes[field.name] = _located(item, tree, at)
+            changes[field.name] = located(item, tree, at)
     return dataclasses.replace(value, **changes)  # type: ignore[type-var]
 
 

@@ -335,7 +335,7 @@ class _CrossEncoder(CrossEncoder):
         if self._head is not None:
             self._head = Head(self.model, self._head.reads)
 
-    def scored(self, rows: Rows, computing: Callable[[], Any]) -> Tensor:
+    def logits_of(self, rows: Rows, computing: Callable[[], Any]) -> Tensor:
         """float32 [n]: the logits of pairs, with gradients."""
         import torch
 
@@ -388,7 +388,7 @@ class CrossEncoderStudent(Student):
         """The logits of each group's pairs."""
         ids = [row for rows in batch.inputs for row in rows.ids]
         types = [row for rows in batch.inputs for row in rows.types or ()] or None
-        scores = self.scorer.scored(Rows(ids, types), self.computing)
+        scores = self.scorer.logits_of(Rows(ids, types), self.computing)
         return list(scores.split([len(rows.ids) for rows in batch.inputs]))
 
     def asker(self) -> Asker:

@@ -32,7 +32,7 @@ from rerank.models import resolve_model  # noqa: E402
 from rerank.prompts import PromptRequest, load_prompt  # noqa: E402
 from rerank.runtime import Runtime  # noqa: E402
 from rerank.synthesize.cleaning import Cleaning, cleaned  # noqa: E402
-from rerank.synthesize.words import share  # noqa: E402
+from rerank.words import share  # noqa: E402
 
 STOP = "\n"
 

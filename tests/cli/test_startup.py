@@ -10,10 +10,11 @@ from rerank import __version__
 
 HEAVY = ("torch", "transformers", "sentence_transformers", "numba", "pandas", "ir_datasets", "scipy", "bm25s", "numpy")
 VERBS = [
-    "run", "evaluate", "compare", "search", "rerank", "serve", "train", "check", "schema", "index", "synthesize",
-    "adapters", "data", "models", "cache", "prompts",
+    "run", "evaluate", "compare", "search", "rerank", "serve", "bench-serve", "adapt", "train", "check", "schema",
+    "index", "synthesize", "adapters", "data", "models", "cache", "prompts",
 ]  # fmt: skip
-NESTED = [["index", "build"], ["adapters", "merge"], ["data", "list"], ["models", "list"], ["cache", "prune"]]
+NESTED = [["index", "build"], ["adapters", "merge"], ["data", "list"], ["models", "list"], ["cache", "prune"],
+          ["synthesize", "duqgen"], ["synthesize", "labels"]]  # fmt: skip
 
 PROGRAM = f"""
 import sys

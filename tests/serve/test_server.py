@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -156,6 +157,28 @@ def test_a_killed_worker_under_load_loses_nothing(server):
     os.kill(server.worker_pid, signal.SIGKILL)
     ended(threads)
     assert [status for status, _, _ in found] == [200] * 36
+
+
+def test_answers_on_a_kept_connection_are_sent_without_delay():
+    from rerank.serve.server import listen
+
+    async def taken() -> int:
+        accepted = asyncio.get_running_loop().create_future()
+        with contextlib.closing(listen("127.0.0.1", 0)) as bound:
+            server = await asyncio.start_server(lambda reader, writer: accepted.set_result(writer), sock=bound)
+            async with server:
+                _, client = await asyncio.open_connection(*bound.getsockname())
+                writer = await accepted
+                for each in (client, writer):
+                    each.close()
+                return writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    assert asyncio.run(taken()) != 0
+
+
+def test_the_workers_threads_do_not_spin_while_they_wait(server):
+    environment = Path(f"/proc/{server.worker_pid}/environ").read_bytes().split(b"\0")
+    assert f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}".encode() in environment
 
 
 # -- the end ------------------------------------------------------------

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from serve.stand_in import QUICK
 
+from rerank.reranker import list_qid
 from rerank.serve.app import create_app
 from rerank.serve.errors import ApiError
 from rerank.serve.jobs import EmbedJob, RerankJob
-from rerank.serve.lists import list_qid
 from rerank.serve.service import Service
 from rerank.serve.settings import ServedModel, Settings
 from rerank.serve.supervisor import Patience

@@ -9,6 +9,7 @@ from rerank.data.corpus import MemoryCorpus
 from rerank.engines.language_model import Sampling
 from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError
+from rerank.lexicon import sentences
 from rerank.runtime import Runtime
 from rerank.synthesize.examples import Example
 from rerank.synthesize.generators import (
@@ -19,8 +20,7 @@ from rerank.synthesize.generators import (
     Setting,
     Source,
 )
-from rerank.synthesize.lexicon import sentences
-from rerank.synthesize.words import n_words
+from rerank.words import n_words
 
 TEXTS = {
     "walk": "Directory trees. Walks a directory tree and yields the names of its files. See also the other functions.",

@@ -85,7 +85,7 @@ def events(reach: Callable[[], None]) -> None:
     before(clusters, "knee")
     before(duqgen, "clustered")
     before(duqgen, "near_duplicates")
-    before(folder, "_write_lines")
+    before(folder, "write_lines")
     before(folder, "write_text")
     before(folder, "write_json")
     before(folder, "card_of")

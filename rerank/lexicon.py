@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from rerank.ranking import Ranking, TextSource
 from rerank.retrieve.bm25 import BM25
 from rerank.runtime import Runtime
-from rerank.synthesize.words import one_line, pieces
+from rerank.words import one_line, pieces
 
 _BREAK = re.compile(r"\n\s*\n|\n(?=\s*[-*•>]\s)|(?<=[。！？])")
 _STOP = re.compile(r"[.!?؟।…]+[\"')\]]*(\s+)")
@@ -78,14 +79,32 @@ def sentences(text: str) -> Iterator[str]:
     >>> list(sentences("Wings make lift. They stall, e.g. at 15 deg.\\n\\n- flaps help"))
     ['Wings make lift.', 'They stall, e.g. at 15 deg.', '- flaps help']
     """
-    for part in _BREAK.split(text):
-        start = 0
+    return (one_line(text[start:stop]) for start, stop in sentence_spans(text))
+
+
+def sentence_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Where the sentences of a text begin and end, without the white space around them.
+
+    >>> list(sentence_spans("Wings make lift.  They stall."))
+    [(0, 16), (18, 29)]
+    """
+    breaks = [(found.start(), found.end()) for found in _BREAK.finditer(text)]
+    for begin, end in pairwise([0, *(place for each in breaks for place in each), len(text)]):
+        part, start = text[begin:end], 0
         for stop in _STOP.finditer(part):
             # A small letter goes on with the sentence, unless the stop stands apart as in old abstracts.
             if not part[stop.end() : stop.end() + 1].islower() or part[: stop.start()].endswith(" "):
-                yield from filter(None, [one_line(part[start : stop.end()])])
+                yield from _trimmed(text, begin + start, begin + stop.end())
                 start = stop.end()
-        yield from filter(None, [one_line(part[start:])])
+        yield from _trimmed(text, begin + start, end)
+
+
+def _trimmed(text: str, start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """A span without white space around it; none where nothing is left."""
+    part = text[start:stop]
+    if kept := part.strip():
+        first = start + len(part) - len(part.lstrip())
+        yield first, first + len(kept)
 
 
 def phrases(text: str, words: list[Word], longest: int = 3) -> Iterator[list[Word]]:

@@ -1,0 +1,120 @@
+"""`rerank adapt`: from documents to a reranker adapted to them, in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rerank.cli.session import Device, Home, Progress, Threads, session
+
+if TYPE_CHECKING:
+    from rerank.synthesize.adapt import Adaptation
+    from rerank.synthesize.duqgen import DUQGen
+
+
+def adapt(
+    corpus: Annotated[
+        str, typer.Argument(metavar="CORPUS", help="Documents: a folder, a JSONL file, stdlib, an ir_datasets id.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where everything goes; default runs/adapt-CORPUS.")
+    ] = None,
+    documents: Annotated[int, typer.Option(min=1, metavar="N", help="How many documents get queries.")] = 1000,
+    model: Annotated[str, typer.Option(metavar="NAME", help="The encoder that becomes a reranker.")] = "minilm-l6",
+    first_stage: Annotated[
+        str, typer.Option(metavar="PIPELINE", help="Whose lists are reranked, and hard negatives mined from.")
+    ] = "hybrid",
+    llm: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A language model that writes the queries; default none does.")
+    ] = None,
+    synthesis: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG", help="How queries are made: a file of rerank synthesize duqgen, or a ready one."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="The judged queries to measure on.")] = "test",
+    epochs: Annotated[float, typer.Option(metavar="N", help="How often each query is learnt from.")] = 2.0,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of everything that is drawn.")] = 0,
+    home: Home = None,
+    device: Device = "auto",
+    threads: Threads = None,
+    progress: Progress = None,
+    *,
+    titles: Annotated[
+        bool, typer.Option("--titles/--no-titles", help="Whether queries are made of titles too.")
+    ] = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and for how long; do nothing.")
+    ] = False,
+) -> None:
+    """Adapts a reranker to documents that nobody judged.
+
+    Queries are made for documents that cover the collection, and kept where they find their document again; an adapter
+    is trained on them and on hard negatives. Where the collection has judgments, the result is measured on them. An
+    estimate is printed first. Interrupted, even by kill -9, the same command goes on.
+
+    \b
+    Examples:
+      rerank adapt path/to/documents --dry-run
+      rerank adapt path/to/documents --out runs/mine
+      rerank adapt stdlib --documents 2000 --no-titles
+      rerank adapt mine.jsonl --llm smollm2-135m --documents 200
+    """
+    import dataclasses
+
+    from rerank.synthesize.adapt import Adaptation, plan_adaptation
+    from rerank.synthesize.adapt import adapt as adapted
+
+    there = Path(corpus).expanduser()
+    data = str(there.resolve()) if there.exists() else corpus
+    wanted = Adaptation(
+        data=data,
+        documents=documents,
+        titles=titles,
+        model=model,
+        first_stage=first_stage,
+        split=split,
+        seed=seed,
+    )
+    wanted = dataclasses.replace(
+        wanted,
+        synthesis=_synthesis(wanted, llm, synthesis),
+        optimiser=dataclasses.replace(wanted.optimiser, epochs=epochs),
+    )
+    with session(home, device, threads, progress) as runtime:
+        typer.echo(str(plan_adaptation(wanted, runtime)), err=not dry_run)
+        if dry_run:
+            return
+        done = adapted(wanted, out or Path("runs") / f"adapt-{there.stem}", runtime)
+    if done.results is not None:
+        typer.echo(done.results.table())
+    best = done.trained.facts["best"]
+    kept = "" if best is None else f" ({done.trained.facts['measure']} {best:.4f} on synthetic queries)"
+    typer.echo(f"{done.adapter}{kept}; see {done.folder}/README.md and use {done.pipeline}")
+
+
+def _synthesis(wanted: Adaptation, llm: str | None, given: str | None) -> DUQGen | None:
+    """How queries are made, where an option says so."""
+    import dataclasses
+
+    from rerank.errors import ConfigError
+
+    if llm is not None and given is not None:
+        raise ConfigError("--llm and --synthesis: give one of both; a synthesis file says itself what writes")
+    if given is not None:
+        from rerank.synthesize.presets import load_synthesis
+
+        return load_synthesis(given).synthesis
+    if llm is None:
+        return None
+    from rerank.engines.language_model import Sampling
+    from rerank.engines.prompted import CausalLMEngine
+    from rerank.synthesize.generators import LLMGenerator
+
+    sampling = Sampling(max_tokens=24, temperature=0.7, top_p=0.9, stop=("\n",))
+    engine = CausalLMEngine(llm, sampling=sampling)
+    generator = LLMGenerator(engine, prompts=("duqgen-question", "duqgen-keyword"), samples=4)
+    return dataclasses.replace(wanted.duqgen(), generator=generator)
