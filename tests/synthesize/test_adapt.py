@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -160,20 +161,25 @@ def test_the_same_call_goes_on_and_another_is_refused(
         run(adaptation, tmp_path / "mine", own_home)
 
 
+def run_until(place: str, adaptation: Adaptation, out: Path, home: Path) -> None:
+    """Runs it in a process that is killed when it comes to that function."""
+    from rerank.synthesize import adapt as module
+
+    setattr(module, place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    run(adaptation, out, home)
+
+
 def test_killed_after_each_part_it_ends_as_if_it_had_not_been(
     documents: Path, tiny_encoder: Path, tmp_path: Path, own_home: Path
 ) -> None:
     adaptation, out = tiny(documents, tiny_encoder), tmp_path / "killed"
     run(adaptation, tmp_path / "whole", own_home)
     for place in ("train", "_pipeline", "_record"):
-        child = os.fork()
-        if child == 0:
-            from rerank.synthesize import adapt as module
-
-            setattr(module, place, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
-            run(adaptation, out, own_home)
-            os._exit(0)
-        assert os.WIFSIGNALED(os.waitpid(child, 0)[1]), place
+        # A fork of a process in which torch has threads may wait for them without end.
+        child = multiprocessing.get_context("spawn").Process(target=run_until, args=(place, adaptation, out, own_home))
+        child.start()
+        child.join()
+        assert child.exitcode == -signal.SIGKILL, place
         assert not record(out)["finished"]
     run(adaptation, out, own_home)
     for name in ("data/queries.jsonl", "data/provenance.jsonl", "training/adapter/adapter_model.safetensors"):
