@@ -15,13 +15,35 @@ if TYPE_CHECKING:
     from rerank.stage import Pipeline
 
 
+_PIPELINE, _RECIPE, _SYNTHESIS = ("pipeline", "pipelines"), ("recipe", "recipes"), ("synthesis", "syntheses")
+_FOLDERS = {_PIPELINE: "pipelines", _RECIPE: "pipelines/recipes", _SYNTHESIS: "pipelines/synthesis"}
+
+
 def ready_names() -> list[str]:
     """The names of the ready pipelines.
 
     >>> "bm25" in ready_names()
     True
     """
-    return sorted(path.stem for path in shipped("pipelines").glob("*.yaml"))
+    return _names(_PIPELINE)
+
+
+def ready_recipes() -> list[str]:
+    """The names of the ready recipes for training.
+
+    >>> "minilm-l6-cross-encoder" in ready_recipes()
+    True
+    """
+    return _names(_RECIPE)
+
+
+def ready_syntheses() -> list[str]:
+    """The names of the ready configurations for synthesizing training data.
+
+    >>> "stdlib-sentences" in ready_syntheses()
+    True
+    """
+    return _names(_SYNTHESIS)
 
 
 def pipeline_path(name: str) -> Path:
@@ -34,69 +56,33 @@ def pipeline_path(name: str) -> Path:
         UnknownNameError: no ready pipeline has that name; the nearest one is given.
         ConfigError: no such file.
     """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise ConfigError(f"{name}: no such file; the ready pipelines are {', '.join(ready_names())}")
-        return path
-    if name not in ready_names():
-        hint = nearest(name, ready_names()) or f"; the ready ones are {', '.join(ready_names())}"
-        raise UnknownNameError(f"no ready pipeline and no file is called {name!r}{hint}")
-    return shipped("pipelines") / f"{name}.yaml"
-
-
-def ready_recipes() -> list[str]:
-    """The names of the ready recipes for training.
-
-    >>> "minilm-l6-cross-encoder" in ready_recipes()
-    True
-    """
-    return sorted(path.stem for path in shipped("pipelines/recipes").glob("*.yaml"))
+    return _path(name, _PIPELINE)
 
 
 def recipe_path(name: str) -> Path:
-    """The file that `name` stands for: a recipe's path, or the name of a ready recipe.
-
-    Raises:
-        UnknownNameError: no ready recipe has that name; the nearest one is given.
-        ConfigError: no such file.
-    """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml") or path.is_file():
-        if not path.is_file():
-            raise ConfigError(f"{name}: no such file; the ready recipes are {', '.join(ready_recipes())}")
-        return path
-    if name not in ready_recipes():
-        hint = nearest(name, ready_recipes()) or f"; the ready ones are {', '.join(ready_recipes())}"
-        raise UnknownNameError(f"no ready recipe and no file is called {name!r}{hint}")
-    return shipped("pipelines/recipes") / f"{name}.yaml"
-
-
-def ready_syntheses() -> list[str]:
-    """The names of the ready configurations for synthesizing training data.
-
-    >>> "stdlib-sentences" in ready_syntheses()
-    True
-    """
-    return sorted(path.stem for path in shipped("pipelines/synthesis").glob("*.yaml"))
+    """The file that `name` stands for, as `pipeline_path` finds it: a recipe."""
+    return _path(name, _RECIPE)
 
 
 def synthesis_path(name: str) -> Path:
-    """The file that `name` stands for: a synthesis file's path, or the name of a ready one.
+    """The file that `name` stands for, as `pipeline_path` finds it: a configuration for synthesizing training data."""
+    return _path(name, _SYNTHESIS)
 
-    Raises:
-        UnknownNameError: no ready synthesis has that name; the nearest one is given.
-        ConfigError: no such file.
-    """
-    path = Path(name)
+
+def _names(kind: tuple[str, str]) -> list[str]:
+    return sorted(path.stem for path in shipped(_FOLDERS[kind]).glob("*.yaml"))
+
+
+def _path(name: str, kind: tuple[str, str]) -> Path:
+    path, names, (one, several) = Path(name), _names(kind), kind
     if path.suffix in (".yaml", ".yml") or path.is_file():
         if not path.is_file():
-            raise ConfigError(f"{name}: no such file; the ready syntheses are {', '.join(ready_syntheses())}")
+            raise ConfigError(f"{name}: no such file; the ready {several} are {', '.join(names)}")
         return path
-    if name not in ready_syntheses():
-        hint = nearest(name, ready_syntheses()) or f"; the ready ones are {', '.join(ready_syntheses())}"
-        raise UnknownNameError(f"no ready synthesis and no file is called {name!r}{hint}")
-    return shipped("pipelines/synthesis") / f"{name}.yaml"
+    if name not in names:
+        hint = nearest(name, names) or f"; the ready ones are {', '.join(names)}"
+        raise UnknownNameError(f"no ready {one} and no file is called {name!r}{hint}")
+    return shipped(_FOLDERS[kind]) / f"{name}.yaml"
 
 
 def is_experiment(path: Path) -> bool:
