@@ -117,13 +117,15 @@ class PairsAsker:
     def __init__(
         self, model: CrossEncoder | LateInteraction, kind: ScoreKind = ScoreKind.LOGIT, max_tokens: int | None = None
     ) -> None:
-        self._model, self._max_tokens = model, max_tokens
+        self.model = model
+        self.max_tokens = max_tokens
+        """Tokens of a pair, or of a document of late interaction, at most; None: what the model reads."""
         self.kind = kind
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
         pairs = [(asked.query, asked.documents[0]) for asked in questions]
-        scores = self._model.pairs(pairs, runtime.count, self._max_tokens, runtime.requests)
+        scores = self.model.pairs(pairs, runtime.count, self.max_tokens, runtime.requests)
         return [(float(score),) for score in scores]
 
     def passages(self, texts: Sequence[str], passages: Passages) -> Iterable[tuple[Span, ...]]:
-        return token_passages(self._model.tokenizer, texts, passages)
+        return token_passages(self.model.tokenizer, texts, passages)

@@ -24,7 +24,7 @@ from typing import Any
 from rerank.config import parse_pipeline
 from rerank.data.corpus import MemoryCorpus
 from rerank.engines.engine import Asked, Asker, SharingAsker
-from rerank.engines.pairs import CrossEncoderEngine
+from rerank.engines.pairs import PairsAsker
 from rerank.errors import DataError, ModelError, RerankError
 from rerank.ranking import Ranking, ScoreKind
 from rerank.reranker import Reranker, list_qid
@@ -65,7 +65,7 @@ class Loaded:
         if isinstance(stage, Rerank):
             self.asker = stage.engine.asker(stage.prompt, runtime)
             self.facts["kind"] = str(self.asker.kind)
-            self._find_tokenizer(stage)
+            self._find_tokenizer()
         elif isinstance(stage, Rescore):
             from rerank.engines.encoder import load_encoder
 
@@ -84,18 +84,17 @@ class Loaded:
         with runtime.counting():
             self._warm_up(stage)
 
-    def _find_tokenizer(self, stage: Rerank) -> None:
-        if isinstance(stage.engine, CrossEncoderEngine):
-            from rerank.engines.cross_encoder import load_cross_encoder
+    def _find_tokenizer(self) -> None:
+        from rerank.engines.cross_encoder import CrossEncoder
 
-            engine = stage.engine
-            model = load_cross_encoder(self._runtime, engine.model, engine.revision, engine.dtype, engine.adapter)
+        if isinstance(self.asker, PairsAsker) and isinstance(self.asker.model, CrossEncoder):
+            model = self.asker.model
             self._pairs = model
-            tokenizer = copy.deepcopy(model.tokenizer)
-            self.facts |= {"limit": model.limit, "dtype": model.dtype, "device": model.device}
+            limit = min(model.limit, self.asker.max_tokens or model.limit)
+            self.facts |= {"limit": limit, "dtype": model.dtype, "device": model.device}
             self.facts["batch_tokens"] = model.batch_tokens
             special = len(model.tokenise([("", "")]).ids[0])
-            self.fitter = Fitter(tokenizer, model.limit, special)
+            self.fitter = Fitter(copy.deepcopy(model.tokenizer), limit, special)
 
     def _warm_up(self, stage: Stage | None) -> None:
         """Asks once for everything, so that the first client waits for nothing to be loaded or built."""
@@ -115,7 +114,8 @@ class Loaded:
         if self.asker is None:
             raise DataError("this pipeline is no single reranking stage; it takes whole lists")
         if self._pairs is not None:
-            tokens = self._pairs.tokenise([(asked.query, asked.documents[0]) for asked in questions])
+            pairs = [(asked.query, asked.documents[0]) for asked in questions]
+            tokens = self._pairs.tokenise(pairs, self.facts["limit"])
             sizes, lengths = tokens.sizes.tolist(), tokens.lengths.tolist()
             used = [(size, int(size < length)) for size, length in zip(sizes, lengths, strict=True)]
             scores = self._pairs.scored(tokens, self._runtime.count, self._runtime.requests)

@@ -212,6 +212,27 @@ def test_tiny_models_score_as_in_python(neural, name):
 
 
 @pytest.mark.needs("torch", "transformers", "sentence_transformers")
+def test_pairs_are_cut_where_the_engine_cuts_them(tmp_path):
+    from tiny_scorers import write_classifier
+
+    from rerank.engines.engine import Asked
+    from rerank.engines.pairs import CrossEncoderEngine
+    from rerank.reranking import Rerank
+    from rerank.runtime import Runtime
+    from rerank.serve.worker import Loaded
+
+    write_classifier(tmp_path / "ce", "bert")
+    stage = Rerank(CrossEncoderEngine(str(tmp_path / "ce"), dtype="float32", max_tokens=8), k=None)
+    asked = Asked("q", "wing", ("d",), ("the lift of a wing and of a star in the sun",))
+    with Runtime(tmp_path / "home", device="cpu", threads=1, progress=False, cache=False) as runtime:
+        loaded = Loaded(stage, None, None, runtime)
+        answers, used = loaded.ask([asked])
+        assert answers == stage.engine.asker(None, runtime).ask([asked], runtime)
+    assert used == [(8, 1)]
+    assert loaded.facts["limit"] == 8
+
+
+@pytest.mark.needs("torch", "transformers", "sentence_transformers")
 def test_a_score_does_not_depend_on_company_and_is_the_sigmoid_of_its_logit(neural):
     import math
 
