@@ -27,13 +27,14 @@ from rerank.artifact import MANIFEST, fingerprint, lock, read_manifest
 from rerank.config import build, stage_tree
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
-from rerank.errors import ArtifactError, ConfigError, DataError, nearest
+from rerank.errors import ArtifactError, ConfigError, DataError
 from rerank.planning import Plan, Rehearsal, plan
 from rerank.ranking import Ranking, ScoreKind, TextSource
 from rerank.registry import Part
 from rerank.retrieve.bm25 import BM25
 from rerank.retrieve.dense import Dense
 from rerank.runtime import Runtime
+from rerank.synthesize.told import told_by
 from rerank.train.labels import fused_labels, rescaled
 from rerank.train.lists import Lists, Ranked
 from rerank.train.mining import Judged, Library, Miner
@@ -391,19 +392,13 @@ def labels_from(tree: Tree) -> NamedLabels:
     Raises:
         ConfigError: with file, line and key path.
     """
-    value = tree.value
-    if not isinstance(value, dict) or "labels" not in value:
+    if not isinstance(tree.value, dict) or "labels" not in tree.value:
         raise tree.error((), "expected a mapping with 'labels' and perhaps 'name' and 'description'")
-    for key, text in value.items():
-        if key not in ("name", "description", "labels"):
-            hint = nearest(key, ("name", "description", "labels")) or "; it has name, description, labels"
-            raise tree.error((key,), f"a labelling has no option {key!r}{hint}")
-        if key != "labels" and not isinstance(text, str):
-            raise tree.error((key,), f"expected text; got {text!r}")
-    made = located(build(LabelledLists, value["labels"], tree, ("labels",)), tree, ("labels",))
+    told = told_by(tree, "a labelling", "labels")
+    made = located(build(LabelledLists, told.body, tree, ("labels",)), tree, ("labels",))
     made = dataclasses.replace(
         made,
         data=beside(made.data, tree, ("labels", "data")),
         candidates=made.candidates and beside(made.candidates, tree, ("labels", "candidates")),
     )
-    return NamedLabels(str(value.get("name", "")), str(value.get("description", "")), made)
+    return NamedLabels(told.name, told.description, made)

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rerank.config import build
-from rerank.errors import ConfigError, nearest
-from rerank.ready import pipeline_path, synthesis_path
+from rerank.ready import synthesis_path
 from rerank.synthesize.duqgen import DUQGen
 from rerank.synthesize.generators import LLMGenerator
 from rerank.synthesize.lists import FreshLists
-from rerank.train.sources import beside
+from rerank.synthesize.told import told_by
+from rerank.train.sources import beside, located
 from rerank.yamlfile import Key, Tree, read_yaml
 
 Preset = Literal["default", "paper"]
@@ -86,16 +86,10 @@ def synthesis_from(tree: Tree) -> NamedSynthesis:
     Raises:
         ConfigError: with file, line and key path.
     """
-    value = tree.value
-    if not isinstance(value, dict) or "duqgen" not in value:
+    if not isinstance(tree.value, dict) or "duqgen" not in tree.value:
         raise tree.error((), "a synthesis is a mapping with 'duqgen' and perhaps 'name' and 'description'")
-    for key, text in value.items():
-        if key not in ("name", "description", "duqgen"):
-            hint = nearest(key, ("name", "description", "duqgen")) or "; it has name, description, duqgen"
-            raise tree.error((key,), f"a synthesis has no option {key!r}{hint}")
-        if key != "duqgen" and not isinstance(text, str):
-            raise tree.error((key,), f"expected text; got {text!r}")
-    fields = value["duqgen"]
+    told = told_by(tree, "a synthesis", "duqgen")
+    fields = told.body
     if not isinstance(fields, dict):
         raise tree.error(("duqgen",), "expected a mapping of options; 'data' is the least")
     if "data" not in fields:
@@ -104,7 +98,7 @@ def synthesis_from(tree: Tree) -> NamedSynthesis:
     off = {name: None for name in _SWITCHED_OFF if name in wanted and wanted[name] is None}
     built = build(DUQGen, {name: value for name, value in wanted.items() if name not in off}, tree, ("duqgen",))
     made = _located(dataclasses.replace(built, **off), tree)  # type: ignore[arg-type]
-    return NamedSynthesis(str(value.get("name", "")), str(value.get("description", "")), made)
+    return NamedSynthesis(told.name, told.description, made)
 
 
 def _with_preset(fields: dict[str, Any], tree: Tree) -> dict[str, Any]:
@@ -131,18 +125,9 @@ def _located(made: DUQGen, tree: Tree) -> DUQGen:
     for name in ("round_trip", "negatives"):
         lists = getattr(made, name)
         if isinstance(lists, FreshLists) and lists.pipeline:
-            changes[name] = dataclasses.replace(lists, pipeline=_pipeline(lists.pipeline, tree, ("duqgen", name)))
+            changes[name] = located(lists, tree, ("duqgen", name))
     return dataclasses.replace(made, **changes)
 
 
 def _is_file(name: str) -> bool:
     return Path(name).suffix in (".yaml", ".yml")
-
-
-def _pipeline(given: str, tree: Tree, key: Key) -> str:
-    name = beside(given, tree, (*key, "pipeline")) if _is_file(given) else given
-    try:
-        pipeline_path(name)
-    except ConfigError as error:
-        raise type(error)(f"{tree.place((*key, 'pipeline'))}: {error}") from error
-    return name
