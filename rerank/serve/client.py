@@ -137,7 +137,26 @@ class _Server:
         return _Call("/v1/embeddings", body, lambda reply: _vectors(reply, len(texts)))
 
 
-class Client:
+class _Connected:
+    """What both clients are made of."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        max_concurrent: int = 64,
+        timeout_seconds: float = 300.0,
+        retry: Retry = PATIENCE,
+    ) -> None:
+        self._server = _Server(url, api_key, model, max_concurrent, timeout_seconds, retry)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._server.url!r})"
+
+
+class Client(_Connected):
     """A server that `rerank serve` runs, with the calls of a `Reranker`; may be used from several threads.
 
     >>> with Client("http://localhost:8080", model="minilm-l6") as client:
@@ -156,21 +175,6 @@ class Client:
         ConfigError: an address that is none, or limits that cannot be.
         MissingExtraError: at the first call, `httpx2` is not installed.
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        max_concurrent: int = 64,
-        timeout_seconds: float = 300.0,
-        retry: Retry = PATIENCE,
-    ) -> None:
-        self._server = _Server(url, api_key, model, max_concurrent, timeout_seconds, retry)
-
-    def __repr__(self) -> str:
-        return f"Client({self._server.url!r})"
 
     def __enter__(self) -> Client:
         return self
@@ -239,27 +243,12 @@ class Client:
         return self._server.http.finish(self._server.sent(call))
 
 
-class AsyncClient:
+class AsyncClient(_Connected):
     """As `Client`, to await; a wait that is cancelled hangs up, which spares the server the work.
 
     >>> AsyncClient("http://localhost:8080/v1")
     AsyncClient('http://localhost:8080')
     """
-
-    def __init__(
-        self,
-        url: str,
-        *,
-        api_key: str | None = None,
-        model: str | None = None,
-        max_concurrent: int = 64,
-        timeout_seconds: float = 300.0,
-        retry: Retry = PATIENCE,
-    ) -> None:
-        self._server = _Server(url, api_key, model, max_concurrent, timeout_seconds, retry)
-
-    def __repr__(self) -> str:
-        return f"AsyncClient({self._server.url!r})"
 
     async def __aenter__(self) -> AsyncClient:
         return self

@@ -232,3 +232,20 @@ def model_folder(folder: Path, kind: str = "cross_encoder") -> str:
     for name, content in files[kind].items():
         (folder / name).write_text(json.dumps(content), encoding="utf-8")
     return str(folder)
+
+
+def with_server(main: Any, *models: ServedModel, worker: StandIn | None = None, **settings: Any) -> None:
+    """Runs `main(server)` beside a server."""
+
+    async def run() -> None:
+        async with serving(*models, worker=worker, **settings) as server:
+            await main(server)
+
+    asyncio.run(run())
+
+
+async def until(holds: Any, seconds: float = 5) -> None:
+    """Waits until `holds()`."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.002)

@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
-pytest.importorskip("httptools")
+pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("httptools", reason="an extra brings it: serve, http or dense")
 
 from local_server import LocalServer, Reply, closed_port
 from serve.live import Live, live

@@ -10,7 +10,7 @@ import re
 from typing import Any
 
 import pytest
-from serve.stand_in import QUICK, Server, StandIn, model_folder, serving
+from serve.stand_in import QUICK, Server, StandIn, model_folder, until, with_server
 
 from rerank.serve.app import GETS, POSTS
 from rerank.serve.logs import log_to
@@ -24,20 +24,6 @@ BODY = {"query": "SECRET query", "documents": ["SECRET document =1", "b =2"]}
 @pytest.fixture
 def model(tmp_path):
     return ServedModel(model_folder(tmp_path / "small-ce"))
-
-
-def with_server(main: Any, *models: ServedModel, worker: StandIn | None = None, **settings: Any) -> None:
-    async def run() -> None:
-        async with serving(*models, worker=worker, **settings) as server:
-            await main(server)
-
-    asyncio.run(run())
-
-
-async def until(holds: Any, seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.005)
 
 
 # -- bodies ------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from serve.stand_in import Server, StandIn, model_folder, serving
+from serve.stand_in import Server, StandIn, model_folder, until, with_server
 
 from rerank.serve.app import create_app
 from rerank.serve.errors import ApiError
@@ -21,20 +21,6 @@ pytestmark = pytest.mark.needs("starlette", "prometheus_client", "httpx2")
 @pytest.fixture
 def model(tmp_path):
     return ServedModel(model_folder(tmp_path / "ce"))
-
-
-def with_server(main: Any, *models: ServedModel, worker: StandIn | None = None, **settings: Any) -> None:
-    async def run() -> None:
-        async with serving(*models, worker=worker, **settings) as server:
-            await main(server)
-
-    asyncio.run(run())
-
-
-async def until(holds: Any, seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():
-            await asyncio.sleep(0.002)
 
 
 def job(*documents: str, model: str | None = None) -> RerankJob:

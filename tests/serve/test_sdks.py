@@ -11,13 +11,15 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("starlette")
-pytest.importorskip("uvicorn")
+pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
 
 from serve.live import Live, live
 from serve.stand_in import StandIn, model_folder
 
 from rerank.serve.settings import ServedModel
+
+SDK = "a client of other servers, in the dependency group slow"
 
 # Warnings are the clients' own.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
@@ -48,7 +50,7 @@ def url(server: Live) -> str:
 
 @pytest.mark.parametrize("name", ["Client", "ClientV2"])
 def test_cohere(url, name):
-    cohere = pytest.importorskip("cohere")
+    cohere = pytest.importorskip("cohere", reason=SDK)
     client = getattr(cohere, name)(api_key=KEY, base_url=url)
     found = client.rerank(model="small", query=QUERY, documents=DOCS)
     assert [each.index for each in found.results] == BEST_FIRST
@@ -59,7 +61,7 @@ def test_cohere(url, name):
 
 
 def test_cohere_gets_documents_and_reads_fields_in_its_first_version(url):
-    cohere = pytest.importorskip("cohere")
+    cohere = pytest.importorskip("cohere", reason=SDK)
     documents = [{"title": "x", "body": "=1"}, {"title": "x", "body": "=3"}]
     found = cohere.Client(api_key=KEY, base_url=url).rerank(
         model="small", query=QUERY, documents=documents, rank_fields=["title", "body"], return_documents=True
@@ -69,7 +71,7 @@ def test_cohere_gets_documents_and_reads_fields_in_its_first_version(url):
 
 
 def test_cohere_awaited(url):
-    cohere = pytest.importorskip("cohere")
+    cohere = pytest.importorskip("cohere", reason=SDK)
 
     async def both() -> list[list[int]]:
         client = cohere.AsyncClientV2(api_key=KEY, base_url=url)
@@ -82,7 +84,7 @@ def test_cohere_awaited(url):
 
 
 def test_cohere_reads_errors(url):
-    cohere = pytest.importorskip("cohere")
+    cohere = pytest.importorskip("cohere", reason=SDK)
     client = cohere.ClientV2(api_key=KEY, base_url=url)
     with pytest.raises(cohere.errors.BadRequestError) as caught:
         client.rerank(model="small", query=" ", documents=DOCS)
@@ -94,7 +96,7 @@ def test_cohere_reads_errors(url):
 
 
 def test_cohere_waits_for_a_full_server(tmp_path):
-    cohere = pytest.importorskip("cohere")
+    cohere = pytest.importorskip("cohere", reason=SDK)
     with live(ServedModel(model_folder(tmp_path / "small")), max_concurrent_requests=1) as server:
         server.do(server.worker.gate.clear)
 
@@ -115,7 +117,7 @@ def test_cohere_waits_for_a_full_server(tmp_path):
 
 
 def test_voyage(url):
-    voyageai = pytest.importorskip("voyageai")
+    voyageai = pytest.importorskip("voyageai", reason=SDK)
     client = voyageai.Client(api_key=KEY, base_url=f"{url}/v1")
     found = client.rerank(QUERY, DOCS, model="small", top_k=2)
     assert [(each.index, each.document) for each in found.results] == [(1, DOCS[1]), (2, DOCS[2])]
@@ -123,13 +125,13 @@ def test_voyage(url):
 
 
 def test_voyage_reads_errors(url):
-    voyageai = pytest.importorskip("voyageai")
+    voyageai = pytest.importorskip("voyageai", reason=SDK)
     with pytest.raises(voyageai.error.InvalidRequestError):
         voyageai.Client(api_key=KEY, base_url=f"{url}/v1").rerank(" ", DOCS, model="small")
 
 
 def test_openai(url):
-    openai = pytest.importorskip("openai")
+    openai = pytest.importorskip("openai", reason=SDK)
     client = openai.OpenAI(api_key=KEY, base_url=f"{url}/v1")
     assert [each.id for each in client.models.list()] == ["small", "encoder"]
     for form in ({}, {"encoding_format": "float"}, {"encoding_format": "base64"}):
@@ -147,7 +149,7 @@ def test_openai(url):
 
 
 def test_langchain_cohere(url):
-    module = pytest.importorskip("langchain_cohere")
+    module = pytest.importorskip("langchain_cohere", reason=SDK)
     from langchain_core.documents import Document
 
     compressor = module.CohereRerank(cohere_api_key=KEY, base_url=url, model="small", top_n=2)
@@ -164,7 +166,7 @@ def nodes():
 
 
 def test_llama_index_cohere(url):
-    module = pytest.importorskip("llama_index.postprocessor.cohere_rerank")
+    module = pytest.importorskip("llama_index.postprocessor.cohere_rerank", reason=SDK)
     found = module.CohereRerank(api_key=KEY, base_url=url, model="small", top_n=2).postprocess_nodes(
         nodes(), query_str=QUERY
     )
@@ -172,7 +174,7 @@ def test_llama_index_cohere(url):
 
 
 def test_llama_index_jina(url):
-    module = pytest.importorskip("llama_index.postprocessor.jinaai_rerank")
+    module = pytest.importorskip("llama_index.postprocessor.jinaai_rerank", reason=SDK)
     reranker = module.JinaRerank(api_key=KEY, base_url=f"{url}/v1", model="small", top_n=2)
     assert [each.node.text for each in reranker.postprocess_nodes(nodes(), query_str=QUERY)] == [DOCS[1], DOCS[2]]
     with pytest.raises(RuntimeError, match="query must not be empty"):
@@ -180,7 +182,7 @@ def test_llama_index_jina(url):
 
 
 def test_llama_index_tei(url):
-    module = pytest.importorskip("llama_index.postprocessor.tei_rerank")
+    module = pytest.importorskip("llama_index.postprocessor.tei_rerank", reason=SDK)
     reranker = module.TextEmbeddingInference(base_url=url, auth_token=f"Bearer {KEY}", top_n=2)
     assert [each.node.text for each in reranker.postprocess_nodes(nodes(), query_str=QUERY)] == [DOCS[1], DOCS[2]]
 
@@ -208,12 +210,12 @@ def secret(key=KEY):
 
 
 def test_haystack_cohere(url):
-    module = pytest.importorskip("haystack_integrations.components.rankers.cohere")
+    module = pytest.importorskip("haystack_integrations.components.rankers.cohere", reason=SDK)
     assert ranked(module.CohereRanker(model="small", api_key=secret(), api_base_url=url)) == [DOCS[1], DOCS[2]]
 
 
 def test_haystack_jina(url):
-    module = pytest.importorskip("haystack_integrations.components.rankers.jina")
+    module = pytest.importorskip("haystack_integrations.components.rankers.jina", reason=SDK)
     ranker = module.JinaRanker(model="small", api_key=secret(), base_url=f"{url}/v1/rerank")
     assert ranked(ranker) == [DOCS[1], DOCS[2]]
     with pytest.raises(RuntimeError, match="the key is not valid"):
@@ -221,12 +223,12 @@ def test_haystack_jina(url):
 
 
 def test_haystack_tei(url):
-    module = pytest.importorskip("haystack_integrations.components.rankers.huggingface_api")
+    module = pytest.importorskip("haystack_integrations.components.rankers.huggingface_api", reason=SDK)
     assert ranked(module.HuggingFaceTEIRanker(url=url, token=secret())) == [DOCS[1], DOCS[2]]
 
 
 def test_haystack_vllm(url):
-    module = pytest.importorskip("haystack_integrations.components.rankers.vllm")
+    module = pytest.importorskip("haystack_integrations.components.rankers.vllm", reason=SDK)
     ranker = module.VLLMRanker(model="small", api_key=secret(), api_base_url=f"{url}/v1")
     assert ranked(ranker) == [DOCS[1], DOCS[2]]
 
@@ -237,7 +239,7 @@ def test_haystack_vllm(url):
 @pytest.mark.parametrize("provider", ["cohere", "jina_ai", "hosted_vllm", "huggingface"])
 def test_litellm(url, provider, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    litellm = pytest.importorskip("litellm")
+    litellm = pytest.importorskip("litellm", reason=SDK)
     found = litellm.rerank(model=f"{provider}/small", query=QUERY, documents=DOCS, top_n=2, api_base=url, api_key=KEY)
     assert [each["index"] for each in found.results] == [1, 2]
     assert all(0 <= each["relevance_score"] <= 1 for each in found.results)
@@ -245,6 +247,6 @@ def test_litellm(url, provider, monkeypatch):
 
 def test_litellm_embeds(url, monkeypatch):
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
-    litellm = pytest.importorskip("litellm")
+    litellm = pytest.importorskip("litellm", reason=SDK)
     found = litellm.embedding(model="openai/encoder", input=["bcd"], api_base=f"{url}/v1", api_key=KEY)
     assert found.data[0]["embedding"] == pytest.approx([0.6, 0.8, 3.0])

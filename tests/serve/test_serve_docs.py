@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette")
+pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
 
 from rerank.cli.serve import serve
 from rerank.serve.app import GETS, POSTS
