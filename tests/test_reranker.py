@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,12 @@ from overlap_engine import Overlap
 from rich.cells import cell_len
 
 from rerank import Cut, Groupwise, Listwise, Pipeline, Pointwise, RankedDocs, Rerank, Reranker, apply
+from rerank.engines.engine import Asked, Asker
+from rerank.engines.passages import Passages, word_passages
 from rerank.errors import ConfigError, DataError, PipelineError, RankingError, UnknownNameError
 from rerank.ranking import Ranking
+from rerank.rules.rule import Answer
+from rerank.runtime import Runtime
 
 QUERY = "capital of France"
 DOCS = ["the capital of Germany", "a wing", "Paris is the capital of France"]
@@ -128,6 +132,59 @@ def test_nothing_piles_up_in_the_runtime(reranker: Reranker) -> None:
     for _ in range(3):
         reranker.rank(QUERY, DOCS)
     assert reranker._runtime.stats == []
+
+
+# -- what the model wrote ------------------------------------------------------------
+
+
+class Talkative(Overlap):
+    """Writes down which documents it read."""
+
+    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
+        asker = super().asker(prompt, runtime)
+        plain = asker.ask
+
+        def ask(questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+            for asked in questions:
+                runtime.explain(asked, " | ".join(asked.documents))
+            return plain(questions, runtime)
+
+        asker.ask = ask  # type: ignore[method-assign]
+        asker.passages = word_passages  # type: ignore[method-assign]
+        return asker
+
+
+def test_what_the_model_wrote_comes_with_places_in_the_given_list() -> None:
+    reranker = Reranker(Talkative(), rule=Groupwise(size=2))
+    silent = reranker.rank_many([(QUERY, DOCS), ("wing", DOCS), (QUERY, [])])
+    assert [docs.reasoning for docs in silent] == [()] * 3
+    found = reranker.rank_many([(QUERY, DOCS), ("wing", DOCS[::-1]), (QUERY, []), (QUERY, DOCS)], explain=True)
+    assert [list(docs) for docs in found[:1]] == [list(docs) for docs in silent[:1]]
+    for docs, given in zip(found, (DOCS, DOCS[::-1], [], DOCS), strict=True):
+        shown = [each.documents for each in docs.reasoning]
+        assert sorted(place for places in shown for place in places) == sorted({place for p in shown for place in p})
+        assert {place for places in shown for place in places} == set(range(len(given)))
+        assert [each.text for each in docs.reasoning] == [" | ".join(given[i] for i in places) for places in shown]
+    assert found[0][:1].reasoning == found[0].reasoning
+
+
+def test_who_shares_a_batch_with_one_that_asks_why_is_told_nothing() -> None:
+    async def main() -> list[RankedDocs]:
+        with Reranker(Talkative()) as reranker:
+            calls = [reranker.arank(QUERY, DOCS, explain=explain) for explain in (False, True)]
+            return await asyncio.gather(*calls)
+
+    silent, told = asyncio.run(main())
+    assert silent == told
+    assert silent.reasoning == ()
+    assert [each.documents for each in told.reasoning] == [(0,), (1,), (2,)]
+
+
+def test_passages_of_a_document_are_the_document() -> None:
+    stage = Rerank(Talkative(), k=None, passages=Passages(size=2, stride=2))
+    (first, *rest) = Reranker(stage).rank("c", ["a b c d", "e"], explain=True).reasoning
+    assert (first.documents, first.text) == ((0,), "a b")
+    assert [each.documents for each in rest] == [(0,), (1,)]
 
 
 # -- side by side ------------------------------------------------------------

@@ -239,7 +239,7 @@ def test_auto_is_decided_for_each_prompt_by_its_own_scores(
         return Trial(prompt.fingerprint, scores)
 
     monkeypatch.setattr(scorer, "shorter_type", lambda device: "bfloat16")
-    monkeypatch.setattr(CausalLMEngine, "_trial", trial)
+    monkeypatch.setattr(CausalLMEngine, "trial", trial)
     with Runtime(tmp_path, device="cpu", progress=False) as runtime:
         engine = CausalLMEngine(language_model)
         types = {name: engine._prompted(name, runtime)._model.dtype for name in ("yes-no", "query-likelihood")}  # type: ignore[attr-defined]
@@ -251,7 +251,7 @@ def test_a_prompts_trial_holds_scores_of_the_same_documents_for_several_queries(
     language_model: str, tmp_path: Path, name: str
 ) -> None:
     prompt = load_prompt(name)
-    trial = CausalLMEngine(language_model)._trial(prompt)
+    trial = CausalLMEngine(language_model).trial(prompt)
     assert trial is not None
     with Runtime(tmp_path, device="cpu", progress=False) as runtime:
         lists = trial.scores(load_causal_lm(runtime, language_model, dtype="float32"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from rerank.config import FilePath
 from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
@@ -148,7 +148,7 @@ class PromptedEngine(Engine):
         trained = adapter.max_tokens if adapter is not None else None
         return PromptedAsker(self, model, bound, sampling or self.sampling, trained)
 
-    def _trial(self, prompt: Prompt) -> Trial | None:
+    def trial(self, prompt: Prompt) -> Trial | None:
         """How a 16-bit type is judged: by the prompt's own scores; None where it has none until answers are written."""
         if prompt.verb == "generate":
             return None
@@ -209,7 +209,7 @@ class CausalLMEngine(PromptedEngine):
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.causal_lm import load_causal_lm
 
-        return load_causal_lm(runtime, self.model, self.revision, self.dtype, self.adapter, self._trial(prompt))
+        return load_causal_lm(runtime, self.model, self.revision, self.dtype, self.adapter, self.trial(prompt))
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.causal_lm import CausalLM
@@ -245,7 +245,7 @@ class EncoderDecoderEngine(PromptedEngine):
     def _load(self, prompt: Prompt, runtime: Runtime) -> PromptModel:
         from rerank.engines.encoder_decoder import load_encoder_decoder
 
-        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype, self.adapter, self._trial(prompt))
+        return load_encoder_decoder(runtime, self.model, self.revision, self.dtype, self.adapter, self.trial(prompt))
 
     def _kind(self) -> type[LanguageModel]:
         from rerank.engines.encoder_decoder import EncoderDecoder
@@ -316,6 +316,15 @@ class _Writing:
         return list(zip(*(model.texts(queries, runtime) for model in self._models), strict=True))
 
 
+class _Reply(NamedTuple):
+    """What a language model said to a request."""
+
+    raw: Raw
+    """What the answer is read from."""
+    text: str = ""
+    """All that was written, reasoning included; nothing where it was asked how likely labels or a query are."""
+
+
 class PromptedAsker:
     """A language model with its prompt."""
 
@@ -347,10 +356,13 @@ class PromptedAsker:
         runtime.count("truncated queries", sum(request.truncated_query for request in requests))
         return requests
 
-    def answers(self, raw: Sequence[Raw], questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+    def answers(self, raw: Sequence[_Reply], questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:
+        for reply, asked in zip(raw, questions, strict=True):
+            if reply.text:
+                runtime.explain(asked, self._bound.begun + reply.text)
         return [
-            self._bound.answer(each, len(asked.documents), runtime.count)
-            for each, asked in zip(raw, questions, strict=True)
+            self._bound.answer(reply.raw, len(asked.documents), runtime.count)
+            for reply, asked in zip(raw, questions, strict=True)
         ]
 
     def texts(self, queries: Sequence[str], runtime: Runtime) -> list[str]:
@@ -411,15 +423,15 @@ class PromptedAsker:
         raw: Sequence[Raw] = ask(requests)
         return [self._bound.answer(each, len(documents)) for each, (_, documents) in zip(raw, asked, strict=True)]
 
-    def raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
+    def raw(self, requests: Sequence[PromptRequest], runtime: Runtime) -> list[_Reply]:
         verb = self._bound.prompt.verb
         if verb == "choices":
-            return self._model.choices(requests, runtime.count, runtime.requests)
+            return [_Reply(each) for each in self._model.choices(requests, runtime.count, runtime.requests)]
         if verb == "likelihood":
-            return self._model.likelihood(requests, runtime.count, runtime.requests)
+            return [_Reply(each) for each in self._model.likelihood(requests, runtime.count, runtime.requests)]
         if self._bound.closing and not self._engine.is_seq2seq:
             return self._reasoned(requests, runtime)
-        return [each.text for each in self._written(requests, self._sampling, runtime)]
+        return [_Reply(each.text, each.text) for each in self._written(requests, self._sampling, runtime)]
 
     def _written(self, requests: Sequence[PromptRequest], sampling: Sampling, runtime: Runtime) -> list[Generated]:
         """What the model writes as answers."""
@@ -427,7 +439,7 @@ class PromptedAsker:
         runtime.count("unfinished answers", sum(each.finish == "length" for each in written))
         return written
 
-    def _reasoned(self, requests: Sequence[PromptRequest], runtime: Runtime) -> Sequence[Raw]:
+    def _reasoned(self, requests: Sequence[PromptRequest], runtime: Runtime) -> list[_Reply]:
         """Answers after reasoning, which is closed by force where its budget was too small."""
         bound, chooses, sampling = self._bound, self._bound.chooses_at_the_end, self._sampling
         stop = (*sampling.stop, "</think>") if chooses else sampling.stop
@@ -441,14 +453,17 @@ class PromptedAsker:
             for i, more in zip(open_ends, asked, strict=True)
         ]
         runtime.count("closed traces", sum(closed))
-        if chooses:
-            return self._model.choices(asked, runtime.count, runtime.requests)
         texts = [trace.text for trace in traces]
+        for i, was_closed in zip(open_ends, closed, strict=True):
+            texts[i] += bound.prompt.closing if was_closed else ""
+        if chooses:
+            chosen = self._model.choices(asked, runtime.count, runtime.requests)
+            return [_Reply(logits, text) for logits, text in zip(chosen, texts, strict=True)]
         if "<answer>" in bound.prompt.closing:
             sampling = replace(sampling, stop=(*sampling.stop, "</answer>"))
-        for i, was_closed, rest in zip(open_ends, closed, self._written(asked, sampling, runtime), strict=True):
-            texts[i] += (bound.prompt.closing if was_closed else "") + rest.text
-        return texts
+        for i, rest in zip(open_ends, self._written(asked, sampling, runtime), strict=True):
+            texts[i] += rest.text
+        return [_Reply(text, text) for text in texts]
 
 
 def _budget(sampling: Sampling) -> int:

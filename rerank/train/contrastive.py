@@ -16,7 +16,7 @@ from rerank.train.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.train.students import Batch, Student
+    from rerank.train.student import Batch, Student
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

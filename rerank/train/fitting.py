@@ -26,7 +26,7 @@ from rerank.extras import need
 if TYPE_CHECKING:
     from rerank.train.groups import Groups
     from rerank.train.recipe import Recipe
-    from rerank.train.students import Batch, Student
+    from rerank.train.student import Batch, Student
 
 logger = logging.getLogger(__name__)
 

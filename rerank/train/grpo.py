@@ -42,8 +42,9 @@ if TYPE_CHECKING:
 
     from rerank.prompts.prompt import Prompt
     from rerank.runtime import Runtime
+    from rerank.train.causal_lm_student import CausalLMStudent
     from rerank.train.groups import TrainingGroup
-    from rerank.train.students import Batch, CausalLMStudent, Student
+    from rerank.train.student import Batch, Student
 
 _SHOWN = 2
 """Prompts of a step whose completions a log shows."""
@@ -255,7 +256,7 @@ class GRPO(Recipe):
         self, student: Student, groups: Sequence[TrainingGroup], step: int = 0, spare: Sequence[TrainingGroup] = ()
     ) -> list[Batch]:
         """The prompts of a step with their completions, as the weights as they are write them, in batches."""
-        from rerank.train.students import Batch
+        from rerank.train.student import Batch
 
         made = _writer(student)
         rollouts = self.rollouts(made, groups, step, spare)
@@ -504,7 +505,7 @@ def _spans(completions: Sequence[tuple[int, ...]]) -> Iterator[range]:
 
 
 def _writer(student: Student) -> CausalLMStudent:
-    from rerank.train.students import CausalLMStudent
+    from rerank.train.causal_lm_student import CausalLMStudent
 
     if not isinstance(student, CausalLMStudent):
         raise _no_writer(student.engine.label)

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rerank.runtime import Runtime
-    from rerank.train.students import Batch, Student
+    from rerank.train.student import Batch, Student
 
 R = TypeVar("R", bound="Recipe")
 
@@ -250,7 +250,7 @@ class Recipe(Part, ABC):
         Raises:
             ConfigError: it cannot.
         """
-        from rerank.train.students import CausalLMStudent
+        from rerank.train.causal_lm_student import CausalLMStudent
 
         if isinstance(student, CausalLMStudent) and not self.trains_text:
             student.check_scores()

@@ -21,7 +21,7 @@ from rerank.engines.packing import padded_inputs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.train.students import CausalLMStudent
+    from rerank.train.causal_lm_student import CausalLMStudent
 
 WRITING = "rerank_writing"
 """The name of the attention function in transformers' table."""

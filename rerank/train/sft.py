@@ -17,7 +17,7 @@ from rerank.train.recipe import Recipe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.train.students import Batch, Student
+    from rerank.train.student import Batch, Student
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -42,7 +42,7 @@ class SFT(Recipe):
         Raises:
             ConfigError: it does not.
         """
-        from rerank.train.students import CausalLMStudent
+        from rerank.train.causal_lm_student import CausalLMStudent
         from rerank.train.targets import target_of
 
         if not isinstance(student, CausalLMStudent):
@@ -53,7 +53,8 @@ class SFT(Recipe):
 
     def batches(self, student: Student, groups: Sequence[Any], step: int = 0, spare: Sequence[Any] = ()) -> list[Batch]:
         """The prompts of a step with their answers, in batches of one query or several."""
-        from rerank.train.students import Batch, CausalLMStudent
+        from rerank.train.causal_lm_student import CausalLMStudent
+        from rerank.train.student import Batch
 
         if not isinstance(student, CausalLMStudent):
             raise ConfigError("sft: trains language models only")
@@ -71,7 +72,7 @@ class SFT(Recipe):
         """The cross-entropy of a batch's answers."""
         import torch
 
-        from rerank.train.students import CausalLMStudent
+        from rerank.train.causal_lm_student import CausalLMStudent
 
         if not isinstance(student, CausalLMStudent):
             raise ConfigError("sft: trains language models only")

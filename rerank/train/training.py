@@ -25,7 +25,7 @@ from rerank.train.fitting import Fitted, Job, fit, read_log
 from rerank.train.groups import Groups, build_groups
 from rerank.train.outcome import card_text, report_text
 from rerank.train.recipe import Recipe
-from rerank.train.students import Student
+from rerank.train.student import Student
 from rerank.train.validation import Validator
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from rerank.stage import Pipeline, Stage
 from rerank.train.current import CURRENT
 from rerank.train.recipe import Validation, ValidationSet, asks_current
 from rerank.train.sources import held_out
-from rerank.train.students import Student
+from rerank.train.student import Student
 
 
 def validation_data(one: ValidationSet, seed: int, runtime: Runtime) -> Dataset:

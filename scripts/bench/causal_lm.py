@@ -30,7 +30,7 @@ from transformers import AutoTokenizer  # noqa: E402
 
 from rerank.engines.causal_lm import CausalLM, load_causal_lm  # noqa: E402
 from rerank.engines.prompted import CausalLMEngine  # noqa: E402
-from rerank.engines.scorer import agreement  # noqa: E402
+from rerank.engines.scorer import FloatVector, agreement  # noqa: E402
 from rerank.models import resolve_model  # noqa: E402
 from rerank.prompts import PromptRequest, load_prompt  # noqa: E402
 from rerank.runtime import Runtime  # noqa: E402
@@ -109,6 +109,12 @@ def reuse(name: str, model: CausalLM, verb: str, requests: list[PromptRequest], 
     )
 
 
+def one_score(verb: str, scores: FloatVector) -> FloatVector:
+    """A score for each request: of labels, how far the first lies above the second."""
+    # Ours are log-probabilities up to a constant of the request.
+    return scores[:, 0] - scores[:, 1] if verb == "choices" else scores
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
@@ -159,9 +165,7 @@ def main() -> None:
                 found = np.array(ours(requests, lambda what, n, counts=counts: counts.update({what: n})))
                 expected = theirs(peer, requests, pad)
                 facts: dict[str, Any] = {"path": model.path}
-                if verb == "choices":
-                    # Ours are log-probabilities up to a constant of the request.
-                    found, expected = (scores[:, 0] - scores[:, 1] for scores in (found, expected))
+                found, expected = one_score(verb, found), one_score(verb, expected)
                 if options.memory:
                     facts["megabytes"] = {side: megabytes_of(f"{side}/{verb}/{dtype}") for side in ("ours", "usual")}
                 run_bench(
@@ -189,18 +193,23 @@ def main() -> None:
         if options.agreement:
             for verb in usual:
                 requests = requests_of(verb, call[: options.agreement])
-                lists = []
+                lists: dict[str, list[FloatVector]] = {"ours": [], "usual": []}
                 for dtype in ("float32", "bfloat16"):
-                    scores = np.array(getattr(load_causal_lm(runtime, options.model, dtype=dtype), verb)(requests))
-                    lists.append(scores if verb == "likelihood" else scores[:, 0] - scores[:, 1])
+                    ours = getattr(load_causal_lm(runtime, options.model, dtype=dtype), verb)
+                    lists["ours"].append(one_score(verb, np.array(ours(requests))))
+                    lists["usual"].append(one_score(verb, usual[verb](library(folder, dtype), requests, pad)))
+                (full, short), (_, usual_short) = lists["ours"], lists["usual"]
                 engine = CausalLMEngine(options.model)
-                trial = engine._trial(load_prompt(prompts[verb]))
+                trial = engine.trial(load_prompt(prompts[verb]))
                 line = {
                     "bench": f"causal-lm {verb} {options.texts}: bfloat16 against float32",
-                    "tau": round(agreement([lists[0]], [lists[1]]), 4),
+                    "tau": round(agreement([full], [short]), 4),
                     "goal": ">= 0.95",
-                    "largest_difference": float(np.abs(lists[0] - lists[1]).max()),
-                    "sd_of_scores": round(float(np.std(lists[0])), 3),
+                    "largest_difference": float(np.abs(full - short).max()),
+                    "distinct": len(np.unique(short)),
+                    "usual_tau": round(agreement([lists["usual"][0]], [usual_short]), 4),
+                    "usual_distinct": len(np.unique(usual_short)),
+                    "sd_of_scores": round(float(np.std(full)), 3),
                     "documents": len(requests),
                     "auto": load_causal_lm(runtime, options.model, trial=trial).dtype,
                 }

@@ -37,12 +37,12 @@ from rerank.engines.text_model import torch_threads  # noqa: E402
 from rerank.evaluation.significance import bootstrap_interval, randomisation_test  # noqa: E402
 from rerank.runtime import Runtime  # noqa: E402
 from rerank.train.answers import Verdict, read_reply  # noqa: E402
+from rerank.train.causal_lm_student import CausalLMStudent  # noqa: E402
 from rerank.train.groups import Groups, build_groups  # noqa: E402
 from rerank.train.grpo import GRPO  # noqa: E402
 from rerank.train.recipe import Recipe, load_recipe  # noqa: E402
 from rerank.train.rollouts import seed_of, write  # noqa: E402
 from rerank.train.sft import SFT  # noqa: E402
-from rerank.train.students import CausalLMStudent  # noqa: E402
 from rerank.train.training import train  # noqa: E402
 
 RANKING = {"groups": "ndcg", "pick": "exact_pick"}

@@ -262,6 +262,20 @@ def test_every_form_of_a_message_is_read(reply: Any, answer: Any, server: LocalS
     assert ask(server, runtime, "order", "one", "two") == answer
 
 
+def test_what_was_written_is_told_with_the_reasoning(server: LocalServer, runtime: Runtime) -> None:
+    server.app = lambda seen: written_reply("[2] > [1]", reasoning="2 is longer")
+    with runtime.explaining() as told:
+        ask(server, runtime, "order", "a", "b")
+        ask(server, runtime, "order", "a", "b")  # kept
+    assert [(asked.documents, text) for asked, text in told] == [
+        (("a", "b"), "<think>2 is longer</think>\n[2] > [1]"),
+    ] * 2
+    server.app = lambda seen: Reply(400, {"error": {"message": "no"}})
+    with runtime.explaining() as told:
+        ask(server, runtime, "order", "c", "d")
+    assert told == []
+
+
 def test_a_text_that_ended_generation_stays_in_the_answer(server: LocalServer, runtime: Runtime) -> None:
     reply = written_reply("<think>x</think><answer>[2]")
     reply["choices"][0]["stop_reason"] = "</answer>"

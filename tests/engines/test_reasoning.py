@@ -158,6 +158,48 @@ def test_prompts_without_reasoning_are_as_they_were(
     assert seen[0][1].max_tokens == 256
 
 
+# -- what was written ------------------------------------------------------------
+
+
+def explained(runtime: Runtime, folder: str, prompt: str, asked: Sequence[Asked], **sampling: Any) -> list[Any]:
+    """The answers, and what the runtime was told beside them."""
+    with runtime.explaining() as told:
+        answers = Ran(runtime, folder, prompt, asked, **sampling).answers
+    assert answers == Ran(runtime, folder, prompt, asked, **sampling).answers
+    return told
+
+
+def test_a_trace_is_told_of_its_question_as_it_was_closed(
+    runtime: Runtime, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traces = [("it is</think>", "stop"), ("it is not", "length")]
+    scripted(monkeypatch, traces, traces)
+    told = explained(runtime, folder, "rank1", ONE[:2])
+    texts = ["it is</think>", "it is not\n</think>"]
+    assert [asked for asked, _ in told] == ONE[:2]
+    assert [text.partition("<think>")[2].lstrip() for _, text in told] == texts
+    assert all(text.startswith("<think>") for _, text in told)
+
+
+def test_an_answer_is_told_with_its_reasoning(runtime: Runtime, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rounds = [("<think>hm, Paris", "length")], [("[3]</answer>", "stop")]
+    scripted(monkeypatch, *rounds, *rounds)
+    ((asked, text),) = explained(runtime, folder, "pick-reasoning", MANY)
+    assert asked is MANY[0]
+    assert text == "<think>hm, Paris\n</think>\n<answer>[3]</answer>"
+
+
+def test_every_sample_is_told(runtime: Runtime, folder: str) -> None:
+    told = explained(runtime, folder, "rank1", ONE[:2], max_tokens=5, temperature=1.0, samples=3)
+    assert [asked for asked, _ in told] == ONE[:2] * 3
+    assert len({text for _, text in told}) > 2
+
+
+@pytest.mark.parametrize("prompt", ["yes-no", "query-likelihood"])
+def test_where_nothing_is_written_nothing_is_told(runtime: Runtime, folder: str, prompt: str) -> None:
+    assert explained(runtime, folder, prompt, ONE) == []
+
+
 # -- samples ------------------------------------------------------------
 
 

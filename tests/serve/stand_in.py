@@ -134,15 +134,20 @@ class _Worker:
             return getattr(self, f"_{verb}")(message)
 
     def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
-        answers = [[self._common.score(text) for text in texts] for _, _, _, texts in message["questions"]]
-        words = [len(query.split()) + sum(len(t.split()) for t in texts) for _, query, _, texts in message["questions"]]
-        return {"answers": answers, "used": [[n + 3, int(n > 47)] for n in words], "counts": {}}
+        asked = message["questions"]
+        answers = [[self._common.score(text) for text in texts] for _, _, _, texts, _ in asked]
+        words = [len(query.split()) + sum(len(t.split()) for t in texts) for _, query, _, texts, _ in asked]
+        reply = {"answers": answers, "used": [[n + 3, int(n > 47)] for n in words], "counts": {}}
+        if any(explains for *_, explains in asked):
+            reply["written"] = [[f"read {' | '.join(texts)}"] * explains for _, _, _, texts, explains in asked]
+        return reply
 
     def _rank(self, message: dict[str, Any]) -> dict[str, Any]:
         lists = []
-        for _, texts in message["lists"]:
+        for _, texts, explains in message["lists"]:
             order = sorted(range(len(texts)), key=lambda place: -score_of(texts[place]))
-            lists.append({"order": order, "scores": [score_of(texts[place]) for place in order], "tokens": 7})
+            row = {"order": order, "scores": [score_of(texts[place]) for place in order], "tokens": 7}
+            lists.append({**row, "reasoning": [[order, f"read {len(texts)}"]]} if explains else row)
         return {"lists": lists}
 
     def _search(self, message: dict[str, Any]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from serve.stand_in import model_folder
 
 from rerank import AsyncClient, Client, Retry
 from rerank.errors import ConfigError, DataError, ServerError
+from rerank.reranker import Reasoning
 from rerank.serve.settings import ServedModel
 
 QUICK = Retry(tries=3, first_wait_seconds=0.01, longest_wait_seconds=5.0)
@@ -34,6 +35,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         ServedModel(model_folder(folder / "small")),
         ServedModel("bm25", name="found"),
         ServedModel(model_folder(folder / "encoder", "dense")),
+        ServedModel(model_folder(folder / "writer", "causal_lm"), prompt="rank1"),
     )
     with live(*models, api_keys=("secret",)) as running:
         running.worker.facts["dimension"] = 3
@@ -69,6 +71,14 @@ def test_documents_come_back_best_first_with_ids_texts_and_tokens(client):
 def test_k_cuts_and_raw_scores_are_the_models_own(client):
     found = client.rerank("weather", DOCS, 2, raw_scores=True)
     assert [doc.score for doc in found] == [3.0, 2.0]
+
+
+def test_what_the_model_wrote_comes_on_request(server, client):
+    assert client.rerank("weather", DOCS).reasoning == ()
+    assert client.rerank("weather", DOCS, explain=True).reasoning == ()
+    with Client(server.url, api_key="secret", model="writer") as writer:
+        found = writer.rerank("weather", DOCS, 1, explain=True)
+    assert found.reasoning == tuple(Reasoning((place,), f"read {text}") for place, text in enumerate(DOCS))
 
 
 def test_an_empty_list_is_answered_without_the_server():
@@ -239,8 +249,13 @@ def test_a_wait_that_is_too_long_is_not_waited():
 
 
 @pytest.mark.parametrize(
-    "body", [results(0, 0), results(3), results("0"), results(True, 1), {"results": [{"index": 0}]}, {"data": []}, []]
-)
+    "body",
+    [
+        results(0, 0), results(3), results("0"), results(True, 1), {"results": [{"index": 0}]}, {"data": []}, [],
+        results(0, meta={"reasoning": 3}), results(0, meta={"reasoning": ["because"]}),
+        results(0, meta={"reasoning": [{"documents": [3], "text": "no such place"}]}),
+    ],
+)  # fmt: skip
 def test_replies_that_are_not_what_was_asked_for_are_refused(body):
     with LocalServer(lambda seen: body) as server, pytest.raises(ServerError, match="not what was asked for"):
         Client(server.url, retry=QUICK).rerank("q", DOCS)

@@ -184,6 +184,7 @@ def test_halves_of_characters_and_other_oddities_pass(model):
         ({"truncation": "no"}, "truncation"),
         ({"raw_scores": 1}, "raw_scores"),
         ({"instruction": 1}, "instruction"),
+        ({"explain": 1}, "explain"),
     ],
 )
 def test_a_bad_field_is_400_and_named(model, fields, param):
@@ -463,6 +464,85 @@ def test_pairs_of_different_queries_are_refused_by_rules_that_compare(tmp_path):
     assert (reply.status_code, reply.json()["error"]["type"]) == (400, "model_not_supported")
 
 
+# -- what the model wrote ------------------------------------------------------------
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A language model that reasons about one document after the other."""
+    return ServedModel(model_folder(tmp_path / "lm", "causal_lm"), prompt="rank1")
+
+
+def test_what_the_model_wrote_comes_on_request_and_changes_no_score(writer):
+    body = {"query": "q", "documents": DOCUMENTS, "top_n": 2}
+    plain = answered(writer, "/v1/rerank", body).json()
+    assert "reasoning" not in plain["meta"]
+    for path in ("/v1/rerank", "/v2/rerank"):
+        told = answered(writer, path, {**body, "explain": True}).json()
+        assert told["meta"]["reasoning"] == [
+            {"documents": [place], "text": f"read {text}"} for place, text in enumerate(DOCUMENTS)
+        ]
+        assert told["results"] == plain["results"]
+        assert "warnings" not in told["meta"]
+
+
+def test_who_shares_a_batch_with_one_that_asks_why_is_told_nothing(writer):
+    async def main() -> list[Any]:
+        async with serving(writer) as server:
+            bodies = ({"query": q, "documents": DOCUMENTS, "explain": q != "b"} for q in "aba")
+            replies = await asyncio.gather(*(server.post("/v1/rerank", body) for body in bodies))
+            assert server.service.queue.batches == 1
+            return [reply.json()["meta"].get("reasoning") for reply in replies]
+
+    first, second, third = asyncio.run(main())
+    assert second is None
+    assert first == third
+    assert len(first) == 3
+
+
+def test_documents_that_were_shown_together_are_told_in_the_order_shown(tmp_path):
+    model = ServedModel(
+        model_folder(tmp_path / "lm", "causal_lm"), prompt="pick-reasoning", rule="{setwise: {size: 3}}"
+    )
+    found = answered(model, "/v1/rerank", {"query": "q", "documents": DOCUMENTS, "explain": True}).json()
+    for each in found["meta"]["reasoning"]:
+        assert each["text"] == "read " + " | ".join(DOCUMENTS[place] for place in each["documents"])
+    assert max(len(each["documents"]) for each in found["meta"]["reasoning"]) == 3
+
+
+def test_pipelines_tell_what_their_models_wrote(tmp_path):
+    engine = f"{{causal_lm: {{model: {model_folder(tmp_path / 'lm', 'causal_lm')}}}}}"
+    path = tmp_path / "steps.yaml"
+    path.write_text(f"stages: [{{cut: 2}}, {{rerank: {{engine: {engine}, prompt: rank1}}}}]\n")
+    found = answered(ServedModel(str(path)), "/v1/rerank", {"query": "q", "documents": DOCUMENTS, "explain": True})
+    assert found.json()["meta"]["reasoning"] == [{"documents": [1, 2, 0], "text": "read 3"}]
+
+
+def test_a_model_that_writes_nothing_says_so(model):
+    meta = answered(model, "/v1/rerank", {"query": "q", "documents": DOCUMENTS, "explain": True}).json()["meta"]
+    assert "reasoning" not in meta
+    assert meta["warnings"] == ["nothing is explained: this model scores and writes nothing"]
+
+
+def test_a_reply_holds_only_so_much_of_what_was_written(writer, monkeypatch):
+    monkeypatch.setattr("rerank.serve.queueing.MOST_REASONING", 20)
+    meta = answered(writer, "/v1/rerank", {"query": "q", "documents": DOCUMENTS, "explain": True}).json()["meta"]
+    assert [each["documents"] for each in meta["reasoning"]] == [[0]]
+    assert meta["warnings"][0].startswith("the reasoning of 2 answers was left out")
+
+
+@pytest.mark.parametrize(("name", "can"), [("rank1", True), ("yes-no", False), ("order", True)])
+def test_info_says_whose_answers_are_written(tmp_path, name, can):
+    async def main() -> Any:
+        folder = model_folder(tmp_path / "lm", "causal_lm")
+        async with serving(ServedModel(folder, prompt=name), ServedModel("bm25"), worker=StandIn(facts={})) as server:
+            return (await server.client.get("/info")).json()
+
+    found = asyncio.run(main())
+    assert found["can_explain"] is can
+    assert [each["can_explain"] for each in found["models"]] == [can, False]
+
+
 # -- pipelines ------------------------------------------------------------
 
 
@@ -475,6 +555,10 @@ def test_search_gives_what_the_pipeline_finds():
         ]
         many = (await server.post("/v1/search", {"queries": ["a", "b"], "k": 1, "return_documents": False})).json()
         assert [row["results"] for row in many["data"]] == [[{"id": "d0", "score": 9.0}]] * 2
+        assert many["usage"]["total_tokens"] == 6
+        for reply in (one, many):
+            assert set(reply["meta"]["timing"]) == {"queue_seconds", "tokenize_seconds", "inference_seconds"}
+            assert reply["meta"]["timing"]["inference_seconds"] == 0.001
         for bad in ({"query": ""}, {"queries": []}, {"queries": ["a", " "]}, {"query": "a", "k": 5000}, {}):
             assert (await server.post("/search", bad)).status_code == 400
         cannot = await server.post("/v1/rerank", {"query": "q", "documents": ["a"]})

@@ -333,6 +333,22 @@ class TestReranking:
         assert tab.texts("li:first-child .reasoning") == ["It says three.\n<b>So</b>"]
         assert tab.texts(".column > details .reasoning") == ["Documents 1, 3: Both say less."]
 
+    def test_reasoning_is_asked_for_of_the_models_that_write(self, browser, tmp_path):
+        writer = ServedModel(model_folder(tmp_path / "lm", "causal_lm"), "writer", prompt="rank1")
+        plain = ServedModel(model_folder(tmp_path / "ce"), "plain")
+        with running(writer, plain) as server, shown(browser, server) as tab:
+            choose(tab, "second", "rerank:plain")
+            fill(tab, "documents", THREE)
+            ask(tab)
+            assert tab.texts(".reasoning") == []
+            click(tab, "#explain")
+            ask(tab)
+            tab.run("document.querySelectorAll('details').forEach((each) => { each.open = true; })")
+            assert tab.texts(".reasoning") == ["read second =3", "read third =2", "read first =1"]
+            assert '"explain": true' in tab.text("#code")
+            assert tab.texts(".warning") == []
+            assert tab.errors == []
+
     def test_a_run_can_be_stopped(self, tab, server):
         server.do(server.worker.gate.clear)
         try:
@@ -382,6 +398,7 @@ class TestSearching:
             ask(tab)
             assert len(order(tab)) == 20
             assert set(tab.texts(".badge")) == {"="}
+            assert tab.texts("dt") == ["Latency", "Model", "In queue", "Tokens"]
             assert tab.errors == []
 
 

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +274,60 @@ def test_vectors_are_those_of_the_encoder(neural):
     np.testing.assert_allclose(found, neural["vectors in Python"], atol=1e-5)
 
 
+@pytest.mark.needs("torch", "transformers")
+def test_what_a_tiny_model_writes_is_told_as_in_python(tmp_path):
+    from tiny_scorers import write_chat_lm
+
+    from rerank import Reranker
+    from rerank.runtime import Runtime
+
+    write_chat_lm(tmp_path / "lm")
+    engine = f"{{causal_lm: {{model: {tmp_path / 'lm'}, dtype: float32, sampling: {{max_tokens: 6}}}}}}"
+    stages = {
+        "alone": f"{{rerank: {{engine: {engine}, prompt: rank1, k: null}}}}",
+        "after another": f"{{cut: 3}}, {{rerank: {{engine: {engine}, prompt: pick-reasoning, rule: setwise}}}}",
+    }
+    models = []
+    for name, text in stages.items():
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"stages: [{text}]\n", encoding="utf-8")
+        models.append(ServedModel(str(path), name.replace(" ", "-")))
+    texts = TEXTS[:5]
+    found: dict[str, Any] = {}
+
+    async def main() -> None:
+        settings = Settings(models=tuple(models), home=str(tmp_path / "home"), device="cpu", threads=1)
+        service = Service(settings, patience=SLOW_START)
+        await service.open()
+        try:
+            for model in models:
+                job = RerankJob(QUERY, texts, model.name)
+                both = (service.rerank(each, "c") for each in (job, replace(job, explain=True)))
+                found[model.name] = await asyncio.gather(*both)
+        finally:
+            await service.close()
+
+    asyncio.run(main())
+    with Runtime(tmp_path / "home", device="cpu", threads=1, progress=False, cache=False) as runtime:
+        for model in models:
+            silent, told = found[model.name]
+            expected = Reranker(model.model, runtime=runtime).rank(QUERY, texts, explain=True)
+            assert silent.reasoning is None
+            assert told.results == silent.results
+            assert [each.raw for each in told.results] == pytest.approx([doc.score for doc in expected], abs=1e-5)
+            wanted = [(each.documents, each.text.strip()) for each in expected.reasoning]
+            assert [(each.documents, each.text) for each in told.reasoning] == wanted
+            assert any(text for _, text in wanted)
+
+
+def test_no_more_is_told_of_a_text_than_a_person_reads():
+    from rerank.serve.worker import MOST_WRITTEN, _cut
+
+    assert _cut("  so \n") == "so"
+    assert _cut("x" * MOST_WRITTEN) == "x" * MOST_WRITTEN
+    assert _cut("x" * 10**6) == "x" * MOST_WRITTEN + " …"
+
+
 # -- searching ------------------------------------------------------------
 
 
@@ -285,9 +340,9 @@ def test_a_pipeline_with_an_index_searches_and_reranks(tmp_path):
         await service.open()
         try:
             found = await asyncio.gather(*(service.search(None, [text], 5) for text in ("rain", "snow", "falls")))
-            assert [[hit["id"] for hit in each[0]["hits"]] for each in found] == [["a"], ["b"], ["a", "b"]]
+            assert [[hit["id"] for hit in each.lists[0]["hits"]] for each in found] == [["a"], ["b"], ["a", "b"]]
             assert service.queue.batches == 1
-            assert found[0][0]["hits"][0]["text"] == "rain falls"
+            assert found[0].lists[0]["hits"][0]["text"] == "rain falls"
         finally:
             await service.close()
 

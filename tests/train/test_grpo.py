@@ -21,12 +21,12 @@ from rerank.engines.text_model import torch_threads
 from rerank.errors import ConfigError, ModelError, RerankError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
+from rerank.train.causal_lm_student import CausalLMStudent
 from rerank.train.fitting import checkpoints, read_log
 from rerank.train.groups import build_groups
 from rerank.train.grpo import GRPO, token_losses
 from rerank.train.recipe import recipe_from
 from rerank.train.rollouts import write
-from rerank.train.students import CausalLMStudent
 from rerank.train.training import Trained, train
 from rerank.yamlfile import parse_yaml
 

@@ -186,8 +186,8 @@ def test_answers_are_learnt(runtime: Runtime, collection: Path, chat: Path, tmp_
 
 
 def test_the_loss_of_an_answer_is_that_of_its_tokens_alone(runtime: Runtime, collection: Path, chat: Path) -> None:
+    from rerank.train.causal_lm_student import CausalLMStudent
     from rerank.train.groups import build_groups
-    from rerank.train.students import CausalLMStudent
 
     made = recipe(
         recipe_text(chat, collection, kind="sft", engine="causal_lm", more="  prompt: order\n  max_tokens: 1536")
@@ -407,7 +407,7 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
 def test_a_full_disk_is_told_and_the_last_checkpoint_kept(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rerank.train.students import Student
+    from rerank.train.student import Student
 
     whole = Student.save_weights
 
