@@ -1,11 +1,13 @@
 """`rerank serve` under load, against a plain handler around `CrossEncoder.predict` behind a lock.
 
     python scripts/bench/serve.py [--data ../shared/data] [--threads 2] [--dtype bfloat16] [--clients 1 2 4 8 16 32 64]
-                                  [--seconds 20] [--rounds 3] [--out FOLDER]
+                                  [--seconds 20] [--rounds 3] [--out FOLDER] [--infinity PATH]
 
 Both serve the same weights (those of the encoder `--model`, with a seeded head of one label) with the same threads; the
 peer, a Starlette route that runs `predict` in a thread, one at a time, serves in `--dtype` and in float32, which is its
-default.  All three run side by side, and loads alternate between them, so that what else the machine does meets all.
+default.  With `--infinity` (`infinity_emb` of another environment: its pins exclude ours) infinity-emb serves
+them too, in `--dtype` by its torch engine.  All run side by side, and loads alternate between them, so that what else
+the machine does meets all.
 Requests are queries of trec-dl-2019 with 20 documents each (`--texts mix`: some of them abstracts of Cranfield).
 
 Prints one JSON line a load and server, with the processor seconds that a request took in the front and in the worker;
@@ -20,11 +22,13 @@ import asyncio
 import contextlib
 import json
 import os
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +38,8 @@ from rerank.serve.load import Level, Question, Target, closed_loop, latency_curv
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _DOCUMENTS = 20
+INFINITY_MODEL = "cross-encoder"
+_INFINITY_SECONDS = 120.0
 
 
 # -- the peer ------------------------------------------------------------
@@ -161,6 +167,40 @@ def running(name: str, command: list[str], threads: int) -> Iterator[Running]:
         process.wait()
 
 
+@contextlib.contextmanager
+def infinity(command: str, folder: str, dtype: str, threads: int) -> Iterator[Running]:
+    """infinity-emb, until the block ends; it says that it serves by its health alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    options = ["--host", "127.0.0.1", "--port", str(port), "--url-prefix", "/v1", "--device", "cpu", "--dtype", dtype]
+    process = subprocess.Popen(
+        [command, "v2", "--model-id", folder, "--served-model-name", INFINITY_MODEL, "--engine", "torch", *options],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**_environment(threads), "INFINITY_ANONYMOUS_USAGE_STATS": "0", "HF_HUB_OFFLINE": "1"},
+    )
+    try:
+        deadline = time.monotonic() + _INFINITY_SECONDS
+        while not _is_well(f"{url}/v1/health"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"{command} does not serve {folder}")
+            time.sleep(0.5)
+        yield Running(f"infinity {dtype}", url, process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _is_well(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
 def scores_of(url: str, question: Question) -> list[float]:
     from rerank import Client
 
@@ -211,6 +251,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=float, default=3.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--direct", type=int, default=60, metavar="N", help="calls without a server")
+    parser.add_argument("--infinity", metavar="PATH", help="the command infinity_emb, served beside the others")
     parser.add_argument("--out", type=Path, help="a folder for the latency curve of each server")
     parser.add_argument("--side", nargs=2, metavar=("KIND", "FOLDER"), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -245,6 +286,10 @@ def main() -> None:
                 peer = running(f"plain {kind}", [*own, kind, "--side", "plain", folder], threads)
                 servers[f"plain {kind}"] = stack.enter_context(peer)
             targets = {name: Target(server.url, questions) for name, server in servers.items()}
+            if options.infinity:
+                server = stack.enter_context(infinity(options.infinity, folder, dtype, threads))
+                servers[server.name] = server
+                targets[server.name] = Target(server.url, questions, model=INFINITY_MODEL)
             before = scores_of(servers["ours"].url, questions[0])
             found: dict[str, dict[int, list[Level]]] = {name: {n: [] for n in options.clients} for name in servers}
             for _ in range(options.rounds):
@@ -266,6 +311,11 @@ def main() -> None:
         "goal_same_type": ">= 1.6",
         "ratio_float32": round(throughput("ours", many) / throughput("plain float32", many), 2),
         "goal_float32": ">= 4",
+        **(
+            {"ratio_infinity": round(throughput("ours", many) / throughput(f"infinity {dtype}", many), 2)}
+            if options.infinity
+            else {}
+        ),
         "median_ms_at_fewest_clients": round(one, 2),
         "over_direct": round(one / direct["reranker_ms"], 3),
         "goal_over_direct": "<= 1.25",
