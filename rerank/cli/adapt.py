@@ -10,7 +10,7 @@ import typer
 from rerank.cli.session import Device, Home, Progress, Threads, session
 
 if TYPE_CHECKING:
-    from rerank.synthesize.adapt import Adaptation
+    from rerank.synthesize.adaptation import Adaptation
     from rerank.synthesize.duqgen import DUQGen
 
 
@@ -65,8 +65,9 @@ def adapt(
     """
     import dataclasses
 
-    from rerank.synthesize.adapt import Adaptation, plan_adaptation
     from rerank.synthesize.adapt import adapt as adapted
+    from rerank.synthesize.adaptation import Adaptation
+    from rerank.synthesize.adaptation_plan import plan_adaptation
 
     there = Path(corpus).expanduser()
     data = str(there.resolve()) if there.exists() else corpus

@@ -11,6 +11,13 @@ import typer
 
 from rerank.cli.session import Device, Home, NoCache, Progress, Threads, session
 
+Out = Annotated[Path | None, typer.Option(metavar="FOLDER", help="Where the result goes; default runs/NAME.")]
+Data = Annotated[
+    str | None,
+    typer.Option(metavar="[NAME=]PATH", help="What to take in place of the file's data set: a folder or a name."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be asked, and for how long; write nothing.")]
+
 app = typer.Typer(no_args_is_help=True, help="Makes training data from documents.")
 
 
@@ -22,25 +29,15 @@ def synthesize() -> None:
 @app.command()
 def duqgen(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a ready synthesis.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the data set goes; default runs/NAME."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME=]PATH", help="The documents, in place of those that the file names: a folder or a name."
-        ),
-    ] = None,
+    out: Out = None,
+    data: Data = None,
     home: Home = None,
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
     *,
     no_cache: NoCache = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be asked, and for how long; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Writes queries for documents that cover a collection, filters them, and mines negatives.
 
@@ -72,26 +69,15 @@ def duqgen(
 @app.command()
 def labels(
     config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file.")],
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Where the labelled lists go; default runs/NAME."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="[NAME=]PATH",
-            help="Queries and documents, in place of those that the file names: a folder or a name.",
-        ),
-    ] = None,
+    out: Out = None,
+    data: Data = None,
     home: Home = None,
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
     *,
     no_cache: NoCache = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what teachers would be asked, and for how long; write nothing.")
-    ] = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Labels candidate lists of given queries by a pointwise and a listwise teacher.
 

@@ -12,217 +12,28 @@ Interrupted, even by kill -9, the same call goes on: each part keeps what it has
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rerank import __version__
-from rerank.adapters.lora import LoRA
-from rerank.artifact import fingerprint, lock, write_json, write_text
+from rerank.artifact import lock, write_json, write_text
 from rerank.config import stage_tree
-from rerank.data.dataset import Dataset
-from rerank.data.load import load
-from rerank.engines.engine import Asked
-from rerank.engines.meter import Size, matrix_rate
-from rerank.engines.pairs import CrossEncoderEngine
-from rerank.errors import ConfigError, DataError
+from rerank.errors import ConfigError
 from rerank.evaluation.experiment import evaluate
 from rerank.evaluation.results import Results
-from rerank.ranking import TextSource
-from rerank.ready import find_pipeline
-from rerank.reranking import Rerank
-from rerank.retrieve.bm25 import BM25
-from rerank.retrieve.rescore import Rescore
-from rerank.rules.rule import at_least
 from rerank.runtime import Runtime
-from rerank.stage import Pipeline
-from rerank.synthesize.duqgen import DUQGen
-from rerank.synthesize.estimate import SynthesisPlan, about, plan_synthesis
-from rerank.synthesize.generators import ExtractiveGenerator, KeyphraseGenerator, MixedGenerator
-from rerank.synthesize.negatives import HardNegatives
-from rerank.synthesize.roundtrip import RoundTrip
+from rerank.synthesize.adaptation import MEASURES, Adaptation
 from rerank.train.contrastive import Contrastive
-from rerank.train.current import CurrentEngine
-from rerank.train.recipe import Optimiser, Validation, ValidationSet
-from rerank.train.sources import GroupSource, Negatives
 from rerank.train.training import Trained, train
 from rerank.yamlfile import dump_yaml
 
 logger = logging.getLogger(__name__)
 
 RECORD = "adaptation.json"
-MEASURES = ("nDCG@10", "RR@10")
-_COLUMNS = 80
-_COUNTED = 100
-"""Documents whose pairs with a query are tokenised for the estimate."""
-_QUERY_CHARACTERS = 40
-TRAINING_WORK = 4.0
-"""What a training step takes, in forward passes over the same tokens: 4.2 was found with `minilm-l6` on a processor."""
-_VALIDATED = 60
-"""Queries on which checkpoints are measured."""
-_VALIDATION_K = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adaptation:
-    """What is synthesized, trained and measured for a collection.
-
-    >>> Adaptation(data="stdlib", documents=200).recipe(Path("data")).loss
-    SoftmaxLoss()
-
-    Raises:
-        ConfigError: numbers that make no sense.
-    """
-
-    data: str
-    """The collection: an embedded one, a folder, a JSONL file of documents, an id of ir_datasets."""
-    documents: int = 1000
-    """How many documents get queries, where `synthesis` does not say."""
-    titles: bool = True
-    """Whether queries are written from documents' titles too, where `synthesis` does not say; identifiers are better
-    left out."""
-    synthesis: DUQGen | None = None
-    """How queries are made; its `data` does not count.  Default key phrases and telling sentences of documents that
-    cover the collection, with 7 negatives each, and a tenth kept to choose the checkpoint by."""
-    model: str = "minilm-l6"
-    """The base of the cross-encoder."""
-    first_stage: str = "hybrid"
-    """The pipeline, by name or file, whose lists are reranked, and from whose lists default negatives are mined."""
-    k: int = 50
-    """How many documents of each list are reranked where it is measured, and in the pipeline that is left."""
-    optimiser: Optimiser = Optimiser(learning_rate=5e-4, groups=16, epochs=2)  # noqa: RUF009 - frozen
-    max_tokens: int = 192
-    """Of a query with a document, in training and use."""
-    split: str = "test"
-    """Which judged queries the result is measured on, where the collection has any."""
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        at_least("adapt", 1, documents=self.documents, k=self.k, max_tokens=self.max_tokens)
-
-    def duqgen(self) -> DUQGen:
-        """How queries are made."""
-        if self.synthesis is not None:
-            return dataclasses.replace(self.synthesis, data=self.data)
-        return DUQGen(
-            data=self.data,
-            documents=self.documents,
-            title=self.titles,
-            generator=MixedGenerator((KeyphraseGenerator(samples=3), ExtractiveGenerator(samples=2))),
-            round_trip=RoundTrip(pipeline=self.first_stage),
-            negatives=HardNegatives(pipeline=self.first_stage, k=7, from_rank=3, to_rank=50),
-            dev=0.1,
-            seed=self.seed,
-        )
-
-    def recipe(self, data: Path, *, lists: bool = True, negatives: int = 7, dev: bool = True) -> Contrastive:
-        """How the adapter is trained.
-
-        Args:
-            data: the folder of the synthetic data set.
-            lists: whether its negatives come with it.
-            negatives: how many a query has.
-            dev: whether it has queries to choose the checkpoint by.
-        """
-        engine = CrossEncoderEngine(self.model)
-        mined = Negatives(to_rank=negatives) if lists else Negatives(pipeline=self.first_stage, from_rank=3, to_rank=50)
-        source = GroupSource(
-            data=str(data),
-            candidates="negatives" if lists else None,
-            negatives=mined,
-            sizes=(negatives + 1,),
-            seed=self.seed,
-        )
-        evaluation = None
-        if dev:
-            # BM25 alone: whatever else the first stage does, vectors of this copy of the corpus are not needed.
-            evaluation = Validation(
-                on=(ValidationSet(data=str(data), split="dev", queries=_VALIDATED),),
-                stages=(BM25(k=_VALIDATION_K), Rerank(CurrentEngine())),
-                every=50,
-            )
-        return Contrastive(
-            engine=engine,
-            adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention"),
-            groups=(source,),
-            optimiser=self.optimiser,
-            evaluation=evaluation,
-            max_tokens=self.max_tokens,
-            dropout=0.0,
-            seed=self.seed,
-        )
-
-    def pipelines(self, adapter: Path) -> tuple[Pipeline, ...]:
-        """What is measured: the first stage, its lists rescored by the encoder of the clusters, and reranked."""
-        first = find_pipeline(self.first_stage)
-        encoder = self.duqgen().vectors
-        rescored = Rescore(encoder.model, encoder.revision, k=self.k, dtype=encoder.dtype)
-        engine = CrossEncoderEngine(self.model, adapter=str(adapter))
-        return (
-            first,
-            Pipeline((*first.stages, rescored), name=f"{first.name} rescored"),
-            Pipeline((*first.stages, Rerank(engine, k=self.k)), name="adapted"),
-        )
-
-    def key(self, corpus: TextSource) -> str:
-        """SHA-256 of all that the result depends on."""
-        duqgen = stage_tree(self.duqgen(), hashes=True)
-        first = stage_tree(find_pipeline(self.first_stage), hashes=True)
-        said = {**dataclasses.asdict(dataclasses.replace(self, synthesis=None)), "data": "", "first_stage": ""}
-        return fingerprint([__version__, said, duqgen, first, corpus.fingerprint])
-
-
-@dataclass(frozen=True)
-class AdaptationPlan:
-    """What an adaptation would do, and for about how long."""
-
-    synthesis: SynthesisPlan
-    groups: int
-    """Training groups at most: filters leave fewer."""
-    pairs: int
-    """Pairs of query and document that are trained on, each as often as it is seen."""
-    training_tokens: int
-    training_seconds: float | None
-    """None where the model's files do not tell."""
-    queries: int
-    """Judged ones that are measured; 0 where there are none."""
-    evaluation_seconds: float | None
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """About how long all takes, as far as that is known."""
-        return self.synthesis.seconds + (self.training_seconds or 0.0) + (self.evaluation_seconds or 0.0)
-
-    def __str__(self) -> str:
-        """The plan for people, in 80 columns."""
-        lines = [f"{self.synthesis.name}: an estimate", *str(self.synthesis).splitlines()[1:]]
-        learning = about(self.training_seconds)
-        facts = [
-            (
-                "training",
-                f"{self.groups:,} groups at most, {self.pairs:,} pairs of {self.training_tokens:,} tokens, {learning}",
-            ),
-            (
-                "evaluation",
-                f"{self.queries:,} judged queries, {about(self.evaluation_seconds)}"
-                if self.queries
-                else "none: there are no judgments",
-            ),
-            ("in all", about(self.seconds)),
-        ]
-        for title, text in facts:
-            lines += textwrap.wrap(text, _COLUMNS, initial_indent=f"  {title:<14}", subsequent_indent=" " * 16)
-        for remark in self.remarks:
-            lines += textwrap.wrap(remark, _COLUMNS, initial_indent="  note: ", subsequent_indent=" " * 8)
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -237,42 +48,6 @@ class Adapted:
     """What it is worth; None where there are no judgments."""
     pipeline: Path
     """The file of the pipeline that uses it."""
-
-
-def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
-    """What `adaptation` would do, found out without training anything.
-
-    Args:
-        adaptation: what would run.
-        runtime: whose home, device and threads count.
-
-    Raises:
-        DataError: no such collection, or no document that could get a query.
-    """
-    duqgen = adaptation.duqgen()
-    corpus = duqgen.source(runtime)
-    synthesis = plan_synthesis(duqgen, runtime, corpus, f"adapt {_short(adaptation.data)}")
-    n_groups = round(synthesis.chosen * duqgen.queries * len(duqgen.generator.prompts) * (1 - duqgen.dev))
-    size = 1 + (duqgen.negatives.k if duqgen.negatives is not None else 7)
-    steps = adaptation.optimiser.n_steps(max(1, n_groups))
-    pairs = steps * min(adaptation.optimiser.groups, max(1, n_groups)) * size
-    meter = CrossEncoderEngine(adaptation.model).measure(None, runtime)
-    sizes = [Size(min(each.tokens, adaptation.max_tokens)) for each in meter.sizes(_pairs_of(corpus))]
-    tokens = sum(each.tokens for each in sizes) / len(sizes)
-    seconds: float | None = None
-    each_pair: float | None = None
-    if meter.work is not None:
-        rate = matrix_rate(meter.work.dtype, runtime.device, runtime.threads)
-        each_pair = meter.work.seconds(sizes, rate) / len(sizes)
-        validated = _VALIDATED * _VALIDATION_K * (2 + steps // 50) if duqgen.dev else 0
-        seconds = each_pair * (TRAINING_WORK * pairs + validated)
-    judged, why = _judged(adaptation, runtime)
-    n_queries = len(judged.queries) if judged is not None else 0
-    measuring = None if each_pair is None else n_queries * adaptation.k * each_pair
-    remarks = [f"pairs are counted by {meter.counted_by}", *meter.remarks, *([why] if why else [])]
-    return AdaptationPlan(
-        synthesis, n_groups, pairs, round(tokens * pairs), seconds, n_queries, measuring, tuple(dict.fromkeys(remarks))
-    )
 
 
 def adapt(adaptation: Adaptation, out: Path, runtime: Runtime) -> Adapted:
@@ -292,13 +67,13 @@ def adapt(adaptation: Adaptation, out: Path, runtime: Runtime) -> Adapted:
     with lock(out, "adapts"):
         _claim(out, key)
         logger.info("synthesizing queries")
-        adaptation.duqgen().run(out / "data", runtime, corpus, name=f"{_short(adaptation.data)}-synthetic")
+        adaptation.duqgen().run(out / "data", runtime, corpus, name=f"{adaptation.short}-synthetic")
         card = json.loads((out / "data" / "card.json").read_text(encoding="utf-8"))
         logger.info("training")
         trained = train(_recipe(adaptation, out / "data", card), out / "training", runtime, name=_name(adaptation))
         write_text(out / "pipeline.yaml", _pipeline(adaptation, trained))
         results, why = None, ""
-        judged, why = _judged(adaptation, runtime)
+        judged, why = adaptation.judged(runtime)
         if judged is not None:
             logger.info("measuring on %d judged queries", len(judged.queries))
             results = evaluate(
@@ -341,42 +116,15 @@ def _recipe(adaptation: Adaptation, data: Path, card: dict[str, Any]) -> Contras
     return adaptation.recipe(data, lists=lists, negatives=max(counts) if lists else 7, dev="dev" in card["splits"])
 
 
-def _judged(adaptation: Adaptation, runtime: Runtime) -> tuple[Dataset | None, str]:
-    """The judged queries of the collection, else why there are none."""
-    try:
-        data = load(adaptation.data, adaptation.split, runtime=runtime)
-    except DataError as error:
-        return None, f"not measured: {error}"
-    if not data.qrels or data.corpus is None:
-        return None, "not measured: the collection has no judgments"
-    return data, ""
-
-
-def _pairs_of(corpus: TextSource) -> list[Asked]:
-    """Documents of the collection, each with its first words for a query."""
-    codes = np.linspace(0, len(corpus.ids) - 1, min(_COUNTED, len(corpus.ids)), dtype=np.int64)
-    texts = corpus.texts(codes)
-    return [Asked(str(i), text[:_QUERY_CHARACTERS], (str(i),), (text,)) for i, text in enumerate(texts)]
-
-
-def _short(data: str) -> str:
-    """A collection's name without its folder."""
-    return Path(data).name.removesuffix(".gz").removesuffix(".jsonl") or data
-
-
 def _name(adaptation: Adaptation) -> str:
-    return (
-        f"{adaptation.model if '/' not in adaptation.model else Path(adaptation.model).name}-{_short(adaptation.data)}"
-    )
+    return f"{adaptation.model if '/' not in adaptation.model else Path(adaptation.model).name}-{adaptation.short}"
 
 
 def _pipeline(adaptation: Adaptation, trained: Trained) -> str:
     """The pipeline that uses the adapter, whose path is relative to the file."""
-    engine = {"model": adaptation.model, "adapter": f"training/{trained.model.name}"}
-    first = [stage_tree(stage) for stage in find_pipeline(adaptation.first_stage).stages]
-    rerank = {"rerank": {"engine": {"cross_encoder": engine}, "k": adaptation.k}}
     said = {"name": _name(adaptation), "description": f"Reranked by an adapter made for {adaptation.data}."}
-    return dump_yaml({**said, "stages": [*first, rerank]})
+    stages = adaptation.adapted(f"training/{trained.model.name}")
+    return dump_yaml({**said, "stages": [stage_tree(stage) for stage in stages]})
 
 
 def _record(

@@ -18,8 +18,12 @@ from rerank.config import load_pipeline
 from rerank.data.load import load
 from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError
+from rerank.reranking import Rerank
 from rerank.runtime import Runtime
-from rerank.synthesize.adapt import TRAINING_WORK, Adaptation, adapt, plan_adaptation
+from rerank.stage import WeightedSum
+from rerank.synthesize.adapt import adapt
+from rerank.synthesize.adaptation import Adaptation
+from rerank.synthesize.adaptation_plan import TRAINING_WORK, plan_adaptation
 from rerank.synthesize.cleaning import Cleaning
 from rerank.synthesize.clusters import Clustering
 from rerank.synthesize.duqgen import DUQGen, Vectors
@@ -257,3 +261,12 @@ def test_a_mixture_is_of_generators_without_a_model() -> None:
         MixedGenerator((KeyphraseGenerator(), KeyphraseGenerator(samples=2)))
     with pytest.raises(ConfigError, match="name one or more"):
         MixedGenerator(())
+
+
+def test_the_cross_encoder_is_added_to_the_first_stage_or_takes_its_place() -> None:
+    added = Adaptation(data="stdlib", weight=0.25).adapted("adapter")[-1]
+    assert isinstance(added, WeightedSum) and added.weights == (0.75, 0.25)
+    assert isinstance(Adaptation(data="stdlib", weight=1).adapted("adapter")[-1], Rerank)
+    for weight in (0.0, 1.5):
+        with pytest.raises(ConfigError, match="above 0 and at most 1"):
+            Adaptation(data="stdlib", weight=weight)

@@ -1,0 +1,175 @@
+"""What adapting a reranker to a collection means: queries to synthesize, a recipe to train by, pipelines to measure."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from rerank import __version__
+from rerank.adapters.lora import LoRA
+from rerank.artifact import fingerprint
+from rerank.config import stage_tree
+from rerank.data.dataset import Dataset
+from rerank.data.load import load
+from rerank.engines.pairs import CrossEncoderEngine
+from rerank.errors import ConfigError, DataError
+from rerank.ranking import TextSource
+from rerank.ready import find_pipeline
+from rerank.reranking import Rerank
+from rerank.retrieve.bm25 import BM25
+from rerank.retrieve.rescore import Rescore
+from rerank.rules.rule import at_least
+from rerank.runtime import Runtime
+from rerank.stage import Cut, Normalise, Pipeline, Stage
+from rerank.synthesize.duqgen import DUQGen
+from rerank.synthesize.generators import ExtractiveGenerator, KeyphraseGenerator, MixedGenerator
+from rerank.synthesize.negatives import HardNegatives
+from rerank.synthesize.roundtrip import RoundTrip
+from rerank.train.contrastive import Contrastive
+from rerank.train.current import CurrentEngine
+from rerank.train.recipe import Optimiser, Validation, ValidationSet
+from rerank.train.sources import GroupSource, Negatives
+
+MEASURES = ("nDCG@10", "RR@10")
+VALIDATED = 60
+"""Queries on which checkpoints are measured."""
+VALIDATION_K = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptation:
+    """What is synthesized, trained and measured for a collection.
+
+    >>> Adaptation(data="stdlib", documents=200).recipe(Path("data")).loss
+    SoftmaxLoss()
+
+    Raises:
+        ConfigError: numbers that make no sense.
+    """
+
+    data: str
+    """The collection: an embedded one, a folder, a JSONL file of documents, an id of ir_datasets."""
+    documents: int = 1000
+    """How many documents get queries, where `synthesis` does not say."""
+    titles: bool = True
+    """Whether queries are written from documents' titles too, where `synthesis` does not say; identifiers are better
+    left out."""
+    synthesis: DUQGen | None = None
+    """How queries are made; its `data` does not count.  Default key phrases and telling sentences of documents that
+    cover the collection, with 7 negatives each, and a tenth kept to choose the checkpoint by."""
+    model: str = "minilm-l6"
+    """The base of the cross-encoder."""
+    first_stage: str = "hybrid"
+    """The pipeline, by name or file, whose lists are reranked, and from whose lists default negatives are mined."""
+    k: int = 50
+    """How many documents of each list are reranked where it is measured, and in the pipeline that is left."""
+    weight: float = 0.5
+    """The cross-encoder's, 0 to 1, in the sum with the first stage's scores; 1 leaves these out."""
+    optimiser: Optimiser = Optimiser(learning_rate=5e-4, groups=16, epochs=2)  # noqa: RUF009 - frozen
+    max_tokens: int = 192
+    """Of a query with a document, in training and use."""
+    split: str = "test"
+    """Which judged queries the result is measured on, where the collection has any."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        at_least("adapt", 1, documents=self.documents, k=self.k, max_tokens=self.max_tokens)
+        if not 0 < self.weight <= 1:
+            raise ConfigError(f"adapt: weight is {self.weight}; above 0 and at most 1 is needed")
+
+    def duqgen(self) -> DUQGen:
+        """How queries are made."""
+        if self.synthesis is not None:
+            return dataclasses.replace(self.synthesis, data=self.data)
+        return DUQGen(
+            data=self.data,
+            documents=self.documents,
+            title=self.titles,
+            generator=MixedGenerator((KeyphraseGenerator(samples=3), ExtractiveGenerator(samples=2))),
+            round_trip=RoundTrip(pipeline=self.first_stage),
+            negatives=HardNegatives(pipeline=self.first_stage, k=7, from_rank=3, to_rank=50),
+            dev=0.1,
+            seed=self.seed,
+        )
+
+    def recipe(self, data: Path, *, lists: bool = True, negatives: int = 7, dev: bool = True) -> Contrastive:
+        """How the adapter is trained.
+
+        Args:
+            data: the folder of the synthetic data set.
+            lists: whether its negatives come with it.
+            negatives: how many a query has.
+            dev: whether it has queries to choose the checkpoint by.
+        """
+        engine = CrossEncoderEngine(self.model)
+        mined = Negatives(to_rank=negatives) if lists else Negatives(pipeline=self.first_stage, from_rank=3, to_rank=50)
+        source = GroupSource(
+            data=str(data),
+            candidates="negatives" if lists else None,
+            negatives=mined,
+            sizes=(negatives + 1,),
+            seed=self.seed,
+        )
+        evaluation = None
+        if dev:
+            # BM25 alone: whatever else the first stage does, vectors of this copy of the corpus are not needed.
+            evaluation = Validation(
+                on=(ValidationSet(data=str(data), split="dev", queries=VALIDATED),),
+                stages=(BM25(k=VALIDATION_K), Rerank(CurrentEngine())),
+                every=50,
+            )
+        return Contrastive(
+            engine=engine,
+            adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention"),
+            groups=(source,),
+            optimiser=self.optimiser,
+            evaluation=evaluation,
+            max_tokens=self.max_tokens,
+            dropout=0.0,
+            seed=self.seed,
+        )
+
+    @property
+    def short(self) -> str:
+        """The collection's name without its folder."""
+        return Path(self.data).name.removesuffix(".gz").removesuffix(".jsonl") or self.data
+
+    def judged(self, runtime: Runtime) -> tuple[Dataset | None, str]:
+        """The judged queries of the collection, else why there are none."""
+        try:
+            data = load(self.data, self.split, runtime=runtime)
+        except DataError as error:
+            return None, f"not measured: {error}"
+        if not data.qrels or data.corpus is None:
+            return None, "not measured: the collection has no judgments"
+        return data, ""
+
+    def adapted(self, adapter: str) -> tuple[Stage, ...]:
+        """The stages that use the adapter."""
+        return self._added(Rerank(CrossEncoderEngine(self.model, adapter=adapter)))
+
+    def _added(self, scorer: Stage) -> tuple[Stage, ...]:
+        """The first stage's head, by its own scores and those of `scorer`."""
+        first = find_pipeline(self.first_stage).stages
+        if self.weight == 1:
+            return (*first, Cut(self.k), scorer)
+        return (*first, Cut(self.k), (1 - self.weight) * Normalise() + self.weight * scorer.minmax())
+
+    def pipelines(self, adapter: Path) -> tuple[Pipeline, ...]:
+        """What is measured: the first stage, its lists rescored by the encoder of the clusters, and reranked."""
+        first = find_pipeline(self.first_stage)
+        encoder = self.duqgen().vectors
+        rescored = Rescore(encoder.model, encoder.revision, dtype=encoder.dtype)
+        return (
+            first,
+            Pipeline(self._added(rescored), name=f"{first.name} rescored"),
+            Pipeline(self.adapted(str(adapter)), name="adapted"),
+        )
+
+    def key(self, corpus: TextSource) -> str:
+        """SHA-256 of all that the result depends on."""
+        duqgen = stage_tree(self.duqgen(), hashes=True)
+        first = stage_tree(find_pipeline(self.first_stage), hashes=True)
+        said = {**dataclasses.asdict(dataclasses.replace(self, synthesis=None)), "data": "", "first_stage": ""}
+        return fingerprint([__version__, said, duqgen, first, corpus.fingerprint])
