@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import html
 from collections import Counter, deque
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.data.corpus import MemoryCorpus
-from rerank.engines.engine import Engine
+from rerank.engines.engine import Asked, Engine
 from rerank.engines.text_model import DType
 from rerank.errors import ConfigError, DataError, PipelineError, RerankError
 from rerank.ranking import Ranking, ScoreKind
@@ -50,6 +51,15 @@ class RankedDoc(NamedTuple):
     text: str
 
 
+class Reasoning(NamedTuple):
+    """What a model wrote about documents that it was shown together."""
+
+    documents: tuple[int, ...]
+    """Their places in the list that was given, in the order shown: the first of them is the model's `[1]` or `A`."""
+    text: str
+    """As it was written: reasoning, where the model reasons, and its answer, tags among it."""
+
+
 class RankedDocs(Sequence[RankedDoc]):
     """One query's documents, best first: to iterate, to cut (`docs[:3]`), to print.
 
@@ -62,10 +72,18 @@ class RankedDocs(Sequence[RankedDoc]):
     1
     """
 
-    def __init__(self, query: str, docs: Sequence[RankedDoc], counts: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        query: str,
+        docs: Sequence[RankedDoc],
+        counts: Mapping[str, int] | None = None,
+        reasoning: Sequence[Reasoning] = (),
+    ) -> None:
         self.query = query
         self.counts: Mapping[str, int] = counts or {}
         """What was counted for all lists that were ranked together: `calls`, `truncated documents`, ..."""
+        self.reasoning = tuple(reasoning)
+        """What the model wrote, in the order in which it was asked; only where `explain` was asked for."""
         self._docs = tuple(docs)
 
     def __len__(self) -> int:
@@ -77,7 +95,7 @@ class RankedDocs(Sequence[RankedDoc]):
     def __getitem__(self, index: slice) -> RankedDocs: ...
     def __getitem__(self, index: int | slice) -> RankedDoc | RankedDocs:
         if isinstance(index, slice):
-            return RankedDocs(self.query, self._docs[index], self.counts)
+            return RankedDocs(self.query, self._docs[index], self.counts, self.reasoning)
         return self._docs[index]
 
     def __eq__(self, other: object) -> bool:
@@ -197,21 +215,24 @@ class Reranker:
 
     # -- lists ----------------------------------------------------------------
 
-    def rank(self, query: str, docs: Iterable[Doc], k: int | None = None) -> RankedDocs:
+    def rank(self, query: str, docs: Iterable[Doc], k: int | None = None, *, explain: bool = False) -> RankedDocs:
         """The documents, best first; none for an empty list.
 
         Args:
             query: what is asked.
             docs: see `Doc`; equal texts are no problem.
             k: how many come back; default all.
+            explain: keep what the model writes (`RankedDocs.reasoning`); most models score and write nothing.
 
         Raises:
             DataError: a query or document that is none.
             ModelError: the model does not load.
         """
-        return self.rank_many([(query, docs)], k)[0]
+        return self.rank_many([(query, docs)], k, explain=explain)[0]
 
-    def rank_many(self, asked: Iterable[tuple[str, Iterable[Doc]]], k: int | None = None) -> list[RankedDocs]:
+    def rank_many(
+        self, asked: Iterable[tuple[str, Iterable[Doc]]], k: int | None = None, *, explain: bool = False
+    ) -> list[RankedDocs]:
         """What `rank` gives for each pair of query and documents, computed together: batches span all lists.
 
         >>> from rerank import Cut
@@ -219,11 +240,13 @@ class Reranker:
         ['b', 'e']
         """
         _check_k(k)
-        lists = [_listed(query, docs) for query, docs in asked]
+        lists = [_listed(query, docs, explain=explain) for query, docs in asked]
         with self._lock:
             return [found[:k] for found in self._together(lists)]
 
-    async def arank(self, query: str, docs: Iterable[Doc], k: int | None = None) -> RankedDocs:
+    async def arank(
+        self, query: str, docs: Iterable[Doc], k: int | None = None, *, explain: bool = False
+    ) -> RankedDocs:
         """As `rank`, without holding up the event loop; what is asked side by side is computed together.
 
         Whatever waits when the reranker comes free goes forward in one batch, from any event loop.  Who stops waiting
@@ -235,7 +258,7 @@ class Reranker:
         """
         _check_k(k)
         future: Future[RankedDocs] = Future()
-        self._waiting.append((_listed(query, docs), future))
+        self._waiting.append((_listed(query, docs, explain=explain), future))
         # Once the callers that are ready now have had their turn, so that they share the first batch too.
         asyncio.get_running_loop().call_soon(self._wake)
         return (await asyncio.wrap_future(future))[:k]
@@ -269,10 +292,14 @@ class Reranker:
         """The lists, ranked in one batch; equal ones once."""
         places: dict[_Texts, list[tuple[int, float]]] = {asked.texts: [] for asked in lists}
         counts: Counter[str] = Counter()
+        written: dict[_Texts, list[Reasoning]] = {}
         if distinct := [texts for texts in places if texts.documents]:
             first = len(self._runtime.stats)
+            explains = any(asked.explains for asked in lists)
             try:
-                ranking = self._runtime.rank(self.stage, _ranking(distinct))
+                with contextlib.ExitStack() as listening:
+                    told = listening.enter_context(self._runtime.explaining()) if explains else []
+                    ranking = self._runtime.rank(self.stage, _ranking(distinct))
             except RerankError as error:
                 error.add_note(f"while ranking with {self.stage!r}")
                 raise
@@ -282,7 +309,11 @@ class Reranker:
                 # Nobody else reads them, and a server would keep them for ever.
                 del self._runtime.stats[first:]
             places |= dict(zip(distinct, _places(distinct, ranking), strict=True))
-        return [asked.ranked(places[asked.texts], counts) for asked in lists]
+            written = _reasoning(distinct, told)
+        return [
+            asked.ranked(places[asked.texts], counts, written.get(asked.texts, ()) if asked.explains else ())
+            for asked in lists
+        ]
 
     # -- as a cross-encoder ----------------------------------------------------------------
 
@@ -409,14 +440,17 @@ class _List(NamedTuple):
 
     texts: _Texts
     docnos: tuple[str, ...]
+    explains: bool
 
-    def ranked(self, places: Sequence[tuple[int, float]], counts: Mapping[str, int]) -> RankedDocs:
+    def ranked(
+        self, places: Sequence[tuple[int, float]], counts: Mapping[str, int], reasoning: Sequence[Reasoning]
+    ) -> RankedDocs:
         """The list in the order of `places`, each with its score."""
         docs = [
             RankedDoc(place, self.docnos[place], score, rank, self.texts.documents[place])
             for rank, (place, score) in enumerate(places, 1)
         ]
-        return RankedDocs(self.texts.query, docs, counts)
+        return RankedDocs(self.texts.query, docs, counts, reasoning)
 
 
 def _check_k(k: int | None) -> None:
@@ -424,12 +458,12 @@ def _check_k(k: int | None) -> None:
         raise ConfigError(f"k is {k}, at least 1 is needed; leave it out for all documents")
 
 
-def _listed(query: str, docs: Iterable[Doc]) -> _List:
+def _listed(query: str, docs: Iterable[Doc], *, explain: bool) -> _List:
     """The list, with every document's id and text."""
     if not isinstance(query, str):
         raise DataError(f"the query is {query!r:.60} ({type(query).__name__}); a text is expected")
     pairs = read_docs(docs)
-    return _List(_Texts(query, tuple(text for _, text in pairs)), tuple(docno for docno, _ in pairs))
+    return _List(_Texts(query, tuple(text for _, text in pairs)), tuple(docno for docno, _ in pairs), explain)
 
 
 def read_docs(docs: Iterable[Doc]) -> list[tuple[str, str]]:
@@ -491,6 +525,19 @@ def _places(lists: Sequence[_Texts], ranking: Ranking) -> list[list[tuple[int, f
         [(number - first, score) for number, score in zip(numbers[start:stop], scores[start:stop], strict=True)]
         for first, start, stop in zip(firsts, bounds[:-1], bounds[1:], strict=False)
     ]
+
+
+def _reasoning(lists: Sequence[_Texts], told: Iterable[tuple[Asked, str]]) -> dict[_Texts, list[Reasoning]]:
+    """What was written about each list."""
+    of_qid = {list_qid(each.query, each.documents): each for each in lists}
+    firsts = dict(zip(lists, np.cumsum([0, *(len(each.documents) for each in lists)]).tolist(), strict=False))
+    found: dict[_Texts, list[Reasoning]] = {}
+    for asked, text in told:
+        each = of_qid.get(asked.qid)
+        if each is not None:  # a stage may ask about queries of its own
+            shown = dict.fromkeys(int(docno) - firsts[each] for docno in asked.docnos)
+            found.setdefault(each, []).append(Reasoning(tuple(shown), text))
+    return found
 
 
 # -- printing ----------------------------------------------------------------------------

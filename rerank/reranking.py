@@ -67,6 +67,13 @@ class Rerank(Stage):
         return Flow(super().flow(before).has, None if self._gives_scores else ScoreKind.RANK)
 
     @property
+    def explains(self) -> bool:
+        """Whether a model writes what its answers are read from, so that it can be shown."""
+        from rerank.prompts.prompt import load_prompt
+
+        return self.prompt is not None and load_prompt(self.prompt).verb == "generate"
+
+    @property
     def _gives_scores(self) -> bool:
         return self.rule.gives_scores and self.k is None
 

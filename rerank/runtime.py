@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from rerank.engines.cache import RequestCache
+    from rerank.engines.engine import Asked
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -134,6 +135,7 @@ class Runtime:
         self._bars: Progress | None = None
         self._path: list[str] = []
         self._counts: list[dict[str, int]] = []
+        self._written: list[list[tuple[Asked, str]]] = []
         self._borrowed: list[float] = []
         self._loading = 0.0
         self._is_loading = False
@@ -326,6 +328,23 @@ class Runtime:
             yield self._counts[-1]
         finally:
             self._counts.pop()
+
+    def explain(self, asked: Asked, text: str) -> None:
+        """Tells what a model wrote when it was asked, where somebody listens."""
+        if self._written:
+            self._written[-1].append((asked, text))
+
+    @contextlib.contextmanager
+    def explaining(self) -> Iterator[list[tuple[Asked, str]]]:
+        """What models write inside the block: each question, as it was asked, with all that answered it.
+
+        A question that is asked several times, for the mean of its answers, is there as often.
+        """
+        self._written.append([])
+        try:
+            yield self._written[-1]
+        finally:
+            self._written.pop()
 
     def note(self, fact: str, value: Any) -> None:
         """Writes a resolved fact (a model's revision, a type chosen by `auto`) into the run's provenance.

@@ -280,6 +280,8 @@ class _Form(Protocol):
     """A prompt as a server takes it."""
 
     prompt: Prompt
+    begun: str
+    """What the prompt itself begins the answer with."""
 
     def calls(self, shown: Sequence[_Shown], runtime: Runtime) -> list[_Call | None]:
         """What asks about each, None where nothing is left to be asked."""
@@ -307,7 +309,7 @@ class _Tokens:
 
     def __init__(self, engine: OpenAIEngine, bound: BoundPrompt) -> None:
         self._engine, self._bound = engine, bound
-        self.prompt = bound.prompt
+        self.prompt, self.begun = bound.prompt, bound.begun
 
     def calls(self, shown: Sequence[_Shown], runtime: Runtime) -> list[_Call | None]:
         requests = self._bound.requests(shown, self._engine.max_tokens)
@@ -360,7 +362,7 @@ class _Texts:
 
     def __init__(self, engine: OpenAIEngine, texts: TextPrompt) -> None:
         self._engine, self._texts = engine, texts
-        self.prompt = texts.prompt
+        self.prompt, self.begun = texts.prompt, texts.begun
 
     def calls(self, shown: Sequence[_Shown], runtime: Runtime) -> list[_Call | None]:
         made: list[_Call | None] = []
@@ -526,8 +528,7 @@ class _Served:
         calls = self._form.calls([(asked.query, asked.documents) for asked in questions], runtime)
         said = await self._said(calls, runtime)
         return [
-            self._answer(call, found, len(asked.documents), runtime)
-            for call, found, asked in zip(calls, said, questions, strict=True)
+            self._answer(call, found, asked, runtime) for call, found, asked in zip(calls, said, questions, strict=True)
         ]
 
     async def texts(self, queries: Sequence[str], runtime: Runtime) -> list[str]:
@@ -574,7 +575,8 @@ class _Served:
         place = f"http {READING} {self._engine.url.rstrip('/')}/{call.path}"
         return request_key(place, self._form.prompt.verb, json.dumps(call.body, sort_keys=True))
 
-    def _answer(self, call: _Call | None, said: Said | None, n: int, runtime: Runtime) -> Answer:
+    def _answer(self, call: _Call | None, said: Said | None, asked: Asked, runtime: Runtime) -> Answer:
+        n = len(asked.documents)
         if call is None:
             return self._form.answer(0.0, n, runtime.count)  # an empty query is as likely after any document
         if said is None:
@@ -588,6 +590,8 @@ class _Served:
             return self._form.answer(logits, n, runtime.count)
         runtime.count("unfinished answers", int(said.finish == "length"))
         runtime.count("filtered answers", int(said.finish == "content_filter"))
+        if said.text:
+            runtime.explain(asked, self._form.begun + said.text)
         return self._form.answer(said.text, n, runtime.count)
 
 

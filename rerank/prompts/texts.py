@@ -84,7 +84,8 @@ class TextPrompt:
         self._shapes: dict[int, _Shape] = {}
         self.begins_answer = bool(prompt.messages) and prompt.messages[-1].role == "assistant"
         """Whether the conversation ends with the beginning of the answer, which the model is to continue."""
-        self._begun = opening(prompt.template or (prompt.messages[-1].content if self.begins_answer else ""))
+        self.begun = opening(prompt.template or (prompt.messages[-1].content if self.begins_answer else ""))
+        """What the prompt itself begins the answer with: a tag of reasoning, or nothing."""
 
     def request(
         self, query: str, documents: Sequence[str], max_tokens: int, *, instruction: str | None = None
@@ -135,11 +136,11 @@ class TextPrompt:
 
     def answer(self, raw: Raw, n: int, count: Count | None = None) -> Answer:
         """One score a document, as `read_answer` gives it."""
-        return read_answer(self.prompt, raw, n, count, self._begun)
+        return read_answer(self.prompt, raw, n, count, self.begun)
 
     def text(self, raw: str, count: Count | None = None) -> str:
         """What was written about the query, as `read_text` gives it."""
-        return read_text(self.prompt, raw, count, self._begun)
+        return read_text(self.prompt, raw, count, self.begun)
 
     def _shape(self, n: int) -> _Shape:
         if n not in self._shapes:

@@ -25,17 +25,21 @@ from rerank.serve.auth import Keys, check_host
 from rerank.serve.body import read_json
 from rerank.serve.dialects import embeddings, objects, pairs, searches, tei
 from rerank.serve.errors import ApiError, Shape, bad_request
-from rerank.serve.jobs import Reranked, RerankJob
+from rerank.serve.jobs import Answered, Reranked, RerankJob
 from rerank.serve.metrics import CONTENT_TYPE
 from rerank.serve.openapi import document, page_of
 from rerank.serve.service import Service
 from rerank.serve.static import POLICY, page_files
+from rerank.serve.tracing import Handled, Tracing
 
 logger = logging.getLogger("rerank.serve.requests")
 
 T = TypeVar("T")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
-_OPEN = ("/health", "/ping", "/livez", "/readyz", "/metrics")
+_PROBES = ("/health", "/ping", "/livez", "/readyz", "/metrics")
+"""Asked every few seconds, so not traced, and logged for debugging alone."""
+_OPEN = (*_PROBES, "/docs", "/openapi.json", "/version")
+"""What needs no key: the same of every server of a version, and asked by probes, or by browsers, which bring none."""
 _CLIENT_LEFT = 499
 """As nginx calls it; nobody reads the answer."""
 
@@ -64,6 +68,10 @@ class Call:
     shape: Shape = "object"
     """In which dialect errors are told."""
     started: float = 0.0
+    answered: Answered | None = None
+    """What the service made of it."""
+    work: tuple[float, float] = (0.0, 0.0)
+    """When the service was given it, and was done."""
 
     async def done(self, work: Coroutine[Any, Any, T]) -> T:
         """What `work` gives; it is cancelled when the client hangs up.
@@ -71,13 +79,18 @@ class Call:
         Raises:
             ClientLeftError: it did.
         """
+        began = time.perf_counter()
         working = asyncio.ensure_future(work)
         leaving = asyncio.ensure_future(_left(self.request))
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
                 raise ClientLeftError
-            return working.result()
+            found = working.result()
+            self.work = (began, time.perf_counter())
+            if isinstance(found, Answered):
+                self.answered = found
+            return found
         finally:
             for task in (working, leaving):
                 task.cancel()
@@ -156,8 +169,7 @@ async def search(call: Call, body: Mapping[str, Any]) -> Response:
     """What a pipeline finds for queries."""
     asked = searches.read_search(body)
     found = await call.done(call.service.search(asked.model, asked.queries, asked.k, call.client))
-    name = call.service.catalogue.find(asked.model).name
-    return JsonResponse(searches.write_search(asked, found, name, call.id))
+    return JsonResponse(searches.write_search(asked, found.served.name, found.lists, found.took, call.id))
 
 
 # -- vectors and tokens ------------------------------------------------------------
@@ -264,13 +276,13 @@ GETS: dict[str, Handler] = {
 """Every path that takes none."""
 
 
-def create_app(service: Service) -> ASGIApp:
-    """The ASGI application in front of `service`, which the caller opens and closes."""
+def create_app(service: Service, tracing: Tracing | None = None) -> ASGIApp:
+    """The ASGI application in front of `service`; the caller opens and closes it, and `tracing` too."""
     routes = [Route(path, _posted(handler), methods=["POST"]) for path, handler in POSTS.items()]
     routes += [Route(path, _got(handler), methods=["GET"]) for path, handler in GETS.items()]
     files = page_files()
     routes += [Route(path, _static(response), methods=["GET"]) for path, response in files.items()]
-    return Gate(Router(routes, redirect_slashes=False), service, {*POSTS, *GETS, *files}, set(files))
+    return Gate(Router(routes, redirect_slashes=False), service, {*POSTS, *GETS, *files}, set(files), tracing)
 
 
 def _posted(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -305,10 +317,12 @@ def _tei_headers(call: Call, job: RerankJob, found: Reranked) -> dict[str, str]:
 
 
 class Gate:
-    """What every request passes: its id, the checks of host and key, errors as JSON, metrics and a log line."""
+    """What every request passes: its id, the checks of host and key, errors as JSON, metrics, a log line, its trace."""
 
-    def __init__(self, app: ASGIApp, service: Service, paths: set[str], open_paths: set[str]) -> None:
-        self._app, self._service, self._paths = app, service, paths
+    def __init__(
+        self, app: ASGIApp, service: Service, paths: set[str], open_paths: set[str], tracing: Tracing | None
+    ) -> None:
+        self._app, self._service, self._paths, self._tracing = app, service, paths, tracing
         self._open = {*_OPEN, *open_paths}
         self._keys = Keys(service.settings.keys())
 
@@ -338,17 +352,22 @@ class Gate:
             await self._answered(call, scope, receive, sending, lambda: status != 0)
         finally:
             metrics.requests_in_flight.dec()
-            seconds = time.perf_counter() - call.started
-            path = scope["path"] if scope["path"] in self._paths else "other"
-            method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
-            metrics.requests.labels(path, method, str(status or _CLIENT_LEFT)).inc()
-            metrics.request_seconds.labels(path).observe(seconds)
-            level = logging.DEBUG if path in _OPEN else logging.INFO
-            told = {"request_id": request_id, "method": method, "path": path}
-            logger.log(
-                level,
-                "request",
-                extra={"fields": {**told, "status": status or _CLIENT_LEFT, "seconds": round(seconds, 4)}},
+            self._tell(call, scope, status or _CLIENT_LEFT)
+
+    def _tell(self, call: Call, scope: Scope, status: int) -> None:
+        """Tells metrics, log and traces of a request that was answered."""
+        metrics, seconds = self._service.metrics, time.perf_counter() - call.started
+        path = scope["path"] if scope["path"] in self._paths else "other"
+        method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD") else "other"
+        metrics.requests.labels(path, method, str(status)).inc()
+        metrics.request_seconds.labels(path).observe(seconds)
+        told = {"request_id": call.id, "method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
+        is_probe = path in _PROBES
+        logger.log(logging.DEBUG if is_probe else logging.INFO, "request", extra={"fields": told})
+        if self._tracing is not None and not is_probe:
+            work = (moment - call.started for moment in call.work)
+            self._tracing.tell(
+                Handled(call.id, method, path, status, call.request.headers, seconds, call.answered, *work)
             )
 
     async def _answered(

@@ -27,7 +27,7 @@ from rerank.engines.http_client import (
 )
 from rerank.errors import ConfigError, DataError, ServerError
 from rerank.ranking import Hit
-from rerank.reranker import Doc, RankedDoc, RankedDocs, read_docs
+from rerank.reranker import Doc, RankedDoc, RankedDocs, Reasoning, read_docs
 
 T = TypeVar("T")
 Side = Literal["query", "document"]
@@ -103,14 +103,15 @@ class _Server:
 
     # -- calls ------------------------------------------------------------
 
-    def rerank(self, query: str, docs: Iterable[Doc], k: int | None, *, raw_scores: bool) -> _Call[RankedDocs]:
+    def rerank(
+        self, query: str, docs: Iterable[Doc], k: int | None, *, raw_scores: bool, explain: bool
+    ) -> _Call[RankedDocs]:
         """Of `Client.rerank`."""
         pairs = read_docs(docs)
         body: dict[str, Any] = {"query": query, "documents": [text for _, text in pairs]}
         if k is not None:
             body["top_n"] = _at_least_one(k)
-        if raw_scores:
-            body["raw_scores"] = True
+        body |= {name: True for name, wanted in {"raw_scores": raw_scores, "explain": explain}.items() if wanted}
         return _Call("/v1/rerank", body, lambda reply: _ranked(reply, query, pairs, k))
 
     def search(self, query: str, k: int) -> _Call[list[Hit]]:
@@ -188,7 +189,15 @@ class Client(_Connected):
         """Ends the connections; a later call opens others."""
         self._server.close()
 
-    def rerank(self, query: str, docs: Iterable[Doc], k: int | None = None, *, raw_scores: bool = False) -> RankedDocs:
+    def rerank(
+        self,
+        query: str,
+        docs: Iterable[Doc],
+        k: int | None = None,
+        *,
+        raw_scores: bool = False,
+        explain: bool = False,
+    ) -> RankedDocs:
         """The documents, best first, as `Reranker.rank` gives them; none for an empty list, which is not sent.
 
         Args:
@@ -196,12 +205,13 @@ class Client(_Connected):
             docs: see `rerank.reranker.Doc`.
             k: how many come back; default all.
             raw_scores: scores as `Reranker` gives them; else they lie between 0 and 1.
+            explain: ask for what the model writes too (`RankedDocs.reasoning`).
 
         Raises:
             DataError: the query, a document or the model's name cannot be used as given.
             ServerError: the server cannot be reached, refuses, or does not answer.
         """
-        call = self._server.rerank(query, docs, k, raw_scores=raw_scores)
+        call = self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain)
         return self._done(call) if call.body["documents"] else RankedDocs(query, ())
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
@@ -263,10 +273,16 @@ class AsyncClient(_Connected):
         self._server.close()
 
     async def rerank(
-        self, query: str, docs: Iterable[Doc], k: int | None = None, *, raw_scores: bool = False
+        self,
+        query: str,
+        docs: Iterable[Doc],
+        k: int | None = None,
+        *,
+        raw_scores: bool = False,
+        explain: bool = False,
     ) -> RankedDocs:
         """As `Client.rerank`."""
-        call = self._server.rerank(query, docs, k, raw_scores=raw_scores)
+        call = self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain)
         return await self._done(call) if call.body["documents"] else RankedDocs(query, ())
 
     async def search(self, query: str, k: int = 10) -> list[Hit]:
@@ -318,7 +334,7 @@ def _number(row: dict[str, Any], name: str) -> float:
 def _ranked(reply: Reply, query: str, pairs: Sequence[tuple[str, str]], k: int | None) -> RankedDocs:
     rows = _rows(reply, "results")
     places = [row.get("index") for row in rows]
-    known = all(isinstance(place, int) and 0 <= place < len(pairs) for place in places)
+    known = _are_places(places, len(pairs))
     if not known or len(set(places)) != len(places) or len(places) > (k or len(pairs)):
         raise MalformedError(f"its results are not places in a list of {len(pairs)}, each once")
     docs = [
@@ -329,7 +345,23 @@ def _ranked(reply: Reply, query: str, pairs: Sequence[tuple[str, str]], k: int |
     meta = reply.value.get("meta")
     counts = meta.get("counts") if isinstance(meta, dict) else None
     tokens = {"tokens": int(used["total_tokens"])} if isinstance(used, dict) and "total_tokens" in used else {}
-    return RankedDocs(query, docs, {**(counts or {}), **tokens})
+    return RankedDocs(query, docs, {**(counts or {}), **tokens}, _reasoning(meta, len(pairs)))
+
+
+def _are_places(values: Sequence[Any], n: int) -> bool:
+    return all(isinstance(value, int) and 0 <= value < n for value in values)
+
+
+def _reasoning(meta: Any, n: int) -> list[Reasoning]:
+    rows = meta.get("reasoning", []) if isinstance(meta, dict) else []
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and _is_reasoning(row, n) for row in rows):
+        raise MalformedError(f"its reasoning is not texts about places in a list of {n}")
+    return [Reasoning(tuple(row["documents"]), row["text"]) for row in rows]
+
+
+def _is_reasoning(row: dict[str, Any], n: int) -> bool:
+    documents = row.get("documents")
+    return isinstance(row.get("text"), str) and isinstance(documents, list) and _are_places(documents, n)
 
 
 def _hits(reply: Reply) -> list[Hit]:

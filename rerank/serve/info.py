@@ -44,6 +44,7 @@ def tei_info(service: Service, name: str | None = None) -> dict[str, Any]:
         "can_rerank": served.stage is not None,
         "can_search": served.search is not None,
         "can_embed": served.is_encoder,
+        "can_explain": served.can_explain,
         "models": [_abilities(each) for each in service.catalogue],
     }
 
@@ -56,6 +57,7 @@ def _abilities(served: Served) -> dict[str, Any]:
         "can_rerank": served.stage is not None,
         "can_search": served.search is not None,
         "can_embed": served.is_encoder,
+        "can_explain": served.can_explain,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from rerank.reranker import list_qid
+from rerank.reranker import Reasoning, list_qid
 from rerank.reranking import Rerank
 from rerank.rules.rule import Answer, Group, Outcome, Steps
 from rerank.serve.errors import failed
@@ -31,6 +31,8 @@ class RerankJob:
     """Which end of a text is cut off."""
     truncate: bool | None = None
     """Whether long documents are cut; None: as the server is set."""
+    explain: bool = False
+    """Whether what the model writes is wanted too."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ class Scored(NamedTuple):
 class Took:
     """What answering took."""
 
+    n_documents: int = 0
+    """How many documents, texts or queries were worked on."""
     tokens: int = 0
     truncated: int = 0
     queue_seconds: float = 0.0
@@ -67,26 +71,52 @@ class Took:
 
 
 @dataclass
-class Reranked:
-    """A list, best first."""
+class Answered:
+    """What a request came to."""
 
     served: Served
-    results: list[Scored]
     took: Took
+
+
+@dataclass
+class Reranked(Answered):
+    """A list, best first."""
+
+    results: list[Scored]
     warnings: list[str] = field(default_factory=list)
     counts: Mapping[str, int] = field(default_factory=dict)
     """What the rule counted: `calls`, `waves`, ..."""
+    reasoning: Sequence[Reasoning] | None = None
+    """What the model wrote; None where nobody asked for it, or the model writes nothing."""
+
+
+@dataclass
+class Searched(Answered):
+    """What was found for queries."""
+
+    lists: list[dict[str, Any]]
+    """Of each query `hits`, `kind`, `tokens`."""
+
+
+@dataclass
+class Embedded(Answered):
+    """Vectors of texts."""
+
+    vectors: list[bytes]
+    """Each float32, little-endian."""
 
 
 class RuleWork(Work):
     """A list whose rule runs here, and whose questions are answered by the worker."""
 
-    def __init__(self, served: Served, stage: Rerank, query: str, documents: Sequence[str]) -> None:
+    def __init__(
+        self, served: Served, stage: Rerank, query: str, documents: Sequence[str], *, explains: bool = False
+    ) -> None:
         n = len(documents) if stage.k is None else min(stage.k, len(documents))
         size = sum(map(len, documents[:n])) + len(query) * n
         super().__init__(Lane(served.name, "ask"), served.estimate, n, size)
         self._stage, self._limit = stage, served.limit
-        self._query, self._documents = query, documents
+        self._query, self._documents, self._explains = query, documents, explains
         self._qid = list_qid(query, documents)
         self.lost = 0
         """Answers that said nothing."""
@@ -96,7 +126,8 @@ class RuleWork(Work):
 
     def item(self, group: Group) -> Any:
         names = [f"{member:09d}" for member in group.members]
-        return [self._qid, self._query, names, [self._documents[member] for member in group.members]]
+        texts = [self._documents[member] for member in group.members]
+        return [self._qid, self._query, names, texts, self._explains]
 
     def characters(self, group: Group) -> int:
         return len(self._query) + sum(len(self._documents[member]) for member in group.members)
@@ -128,7 +159,7 @@ class PairWork(ApartWork):
 
     def item(self, group: Group) -> Any:
         query, document = self._pairs[group.members[0]]
-        return [list_qid(query, (document,)), query, ["000000000"], [document]]
+        return [list_qid(query, (document,)), query, ["000000000"], [document], False]
 
     def characters(self, group: Group) -> int:
         query, document = self._pairs[group.members[0]]
@@ -147,17 +178,22 @@ class PairWork(ApartWork):
 class ListWork(ApartWork):
     """Lists that the worker ranks as wholes, with a pipeline."""
 
-    def __init__(self, served: Served, lists: Sequence[tuple[str, Sequence[str]]]) -> None:
+    def __init__(self, served: Served, lists: Sequence[tuple[str, Sequence[str]]], *, explains: bool = False) -> None:
         self._sizes = [sum(map(len, documents)) + len(query) * len(documents) for query, documents in lists]
         super().__init__(Lane(served.name, "rank"), served.estimate, len(lists), sum(self._sizes))
-        self._lists = lists
+        self._lists, self._explains = lists, explains
 
     def item(self, group: Group) -> Any:
         query, documents = self._lists[group.members[0]]
-        return [query, list(documents)]
+        return [query, list(documents), self._explains]
 
     def characters(self, group: Group) -> int:
         return self._sizes[group.members[0]]
+
+    def take(self, group: Group, value: Any) -> Answer:
+        for documents, text in value.get("reasoning", ()):
+            self.hear(documents, text)
+        return super().take(group, value)
 
     def ranked(self) -> list[tuple[list[int], list[float]]]:
         """Of each list, the order of the documents that the pipeline kept, and their scores."""

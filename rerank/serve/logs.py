@@ -47,10 +47,10 @@ class Lines(logging.StreamHandler[TextIO]):
 
 
 def log_to(stream: TextIO | None = None, level: str = "info") -> None:
-    """Sends the log of this package and of the HTTP server to `stream`, default standard error."""
+    """Sends the log of this package, the HTTP server and what sends traces to `stream`, default standard error."""
     handler = Lines(stream or sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, least in (("rerank", level.upper()), ("uvicorn", "WARNING")):
+    for name, least in (("rerank", level.upper()), ("uvicorn", "WARNING"), ("opentelemetry", "WARNING")):
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(least)

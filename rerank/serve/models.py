@@ -56,6 +56,11 @@ class Served:
         return isinstance(self.stage, Rescore)
 
     @property
+    def can_explain(self) -> bool:
+        """Whether it can show what a model wrote about the documents."""
+        return self.stage is not None and any(isinstance(part, Rerank) and part.explains for part in self.stage.walk())
+
+    @property
     def scoring(self) -> Scoring:
         """How a document's score depends on the others."""
         return "pointwise" if self.stage is None else scoring_of(self.stage)

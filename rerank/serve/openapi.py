@@ -42,6 +42,8 @@ _PAIRING: dict[str, Schema] = {
     "raw_scores": _FLAG,
 }
 _USAGE = _object(("prompt_tokens", "total_tokens"), prompt_tokens=_COUNT, total_tokens=_COUNT)
+_TIMING = _object(queue_seconds=_NUMBER, tokenize_seconds=_NUMBER, inference_seconds=_NUMBER)
+_REASONING = _object(("documents", "text"), documents=_list(_COUNT), text=_TEXT)
 _RESULT = _object(("index", "relevance_score"), index=_COUNT, relevance_score=_NUMBER, document=_object())
 
 SCHEMAS: dict[str, Schema] = {
@@ -57,6 +59,7 @@ SCHEMAS: dict[str, Schema] = {
         max_tokens_per_doc=_COUNT,
         max_chunks_per_doc=_COUNT,
         instruction={"type": ["string", "null"]},
+        explain={**_FLAG, "description": "Whether what the model writes is wanted too, in meta.reasoning."},
         **_PAIRING,
     ),
     "TeiRerank": _object(
@@ -78,7 +81,9 @@ SCHEMAS: dict[str, Schema] = {
         results=_list(_RESULT),
         data=_list(_RESULT),
         usage=_USAGE,
-        meta=_object(),
+        meta=_object(
+            timing=_TIMING, counts=_object(), warnings=_list(_TEXT), reasoning=_list(_REASONING), tokens=_object()
+        ),
     ),
     "TeiReranked": _list(_object(("index", "score"), index=_COUNT, score=_NUMBER, text=_TEXT)),
     "Score": {
@@ -122,7 +127,14 @@ SCHEMAS: dict[str, Schema] = {
             _object(("queries",), queries=_TEXTS, k=_COUNT, model=_MODEL, return_documents=_FLAG),
         ]
     },
-    "Found": _object(("id", "usage"), id=_TEXT, object={"const": "search"}, model=_TEXT, usage=_USAGE),
+    "Found": _object(
+        ("id", "usage", "meta"),
+        id=_TEXT,
+        object={"const": "search"},
+        model=_TEXT,
+        usage=_USAGE,
+        meta=_object(timing=_TIMING),
+    ),
     "Error": _object(
         ("message", "detail", "error"),
         id=_TEXT,

@@ -13,11 +13,12 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rerank.engines.scheduler import Request, Scheduler, Ticket
+from rerank.reranker import Reasoning
 from rerank.rules.rule import Answer, Group, Outcome, Steps
 from rerank.serve.errors import ApiError, failed, not_ready, overloaded, timed_out
 from rerank.serve.metrics import Metrics
@@ -26,6 +27,8 @@ from rerank.serve.wire import Message
 
 logger = logging.getLogger(__name__)
 
+MOST_REASONING = 2 << 20
+"""Characters of what a model wrote that a reply holds."""
 IN_FLIGHT = 2
 """Batches with the worker: one that it computes and one that lies ready."""
 _BATCH_SECONDS = 0.25
@@ -56,12 +59,15 @@ class Found(NamedTuple):
     value: Any
     tokens: int
     truncated: int
+    written: Sequence[str] = ()
+    """What the model wrote, where that was asked for."""
 
 
 def _found(verb: str, reply: Message) -> list[Found]:
     if verb == "ask":
-        used = zip(reply["answers"], reply["used"], strict=True)
-        return [Found(answer, tokens, cut) for answer, (tokens, cut) in used]
+        answers = reply["answers"]
+        rows = zip(answers, reply["used"], reply.get("written") or [()] * len(answers), strict=True)
+        return [Found(answer, tokens, cut, written) for answer, (tokens, cut), written in rows]
     if verb == "embed":
         return [Found(*each, 0) for each in zip(reply["vectors"], reply["tokens"], strict=True)]
     return [Found(each, each["tokens"], 0) for each in reply["lists"]]
@@ -94,6 +100,11 @@ class Work(ABC):
         self.n_characters = n_characters
         """How long all of them are, as they will be asked at first."""
         self.tokens = self.truncated = 0
+        self.reasoning: list[Reasoning] = []
+        """What the model wrote."""
+        self._room = MOST_REASONING
+        self.unheard = 0
+        """How much more it wrote, for which there was no room."""
         self.queue_seconds = self.inference_seconds = 0.0
 
     @abstractmethod
@@ -119,6 +130,14 @@ class Work(ABC):
     def cost(self, group: Group) -> int:
         """About how many tokens a group takes."""
         return self.estimate.tokens(self.characters(group))
+
+    def hear(self, documents: Sequence[int], text: str) -> None:
+        """Keeps what the model wrote about documents."""
+        if len(text) > self._room:
+            self.unheard += 1
+        else:
+            self._room -= len(text)
+            self.reasoning.append(Reasoning(tuple(documents), text))
 
 
 class ApartWork(Work):
@@ -417,6 +436,8 @@ class Queue:
             for request, entry, each in zip(requests, entries, found, strict=True):
                 entry.work.tokens += each.tokens
                 entry.work.truncated += each.truncated
+                for text in each.written:
+                    entry.work.hear(request.group.members, text)
                 try:
                     answer = entry.work.take(request.group, each.value)
                 except ApiError as error:

@@ -16,6 +16,7 @@ from rerank.errors import ConfigError
 from rerank.serve.app import create_app
 from rerank.serve.service import Service
 from rerank.serve.settings import Settings
+from rerank.serve.tracing import open_tracing
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,9 @@ def run(settings: Settings, *, on_ready: Callable[[str], None] = lambda url: Non
 
 
 async def _serve(settings: Settings, bound: socket.socket, on_ready: Callable[[str], None]) -> None:
-    service = Service(settings)
+    service, tracing = Service(settings), open_tracing(os.environ)
     options = uvicorn.Config(
-        create_app(service),
+        create_app(service, tracing),
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -119,6 +120,8 @@ async def _serve(settings: Settings, bound: socket.socket, on_ready: Callable[[s
         server.should_exit = True
         await asyncio.gather(opening, stop, serving, return_exceptions=True)
         await service.close()
+        if tracing is not None:
+            tracing.close()
 
 
 def _written(host: str) -> str:

@@ -9,7 +9,6 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from rerank.reranking import Rerank
 from rerank.serve.errors import bad_field, bad_request, failed, not_ready, not_supported, nothing_given
 from rerank.serve.folder import ModelsFolder
 from rerank.serve.jobs import (
+    Embedded,
     EmbedJob,
     EmbedWork,
     ListWork,
@@ -27,12 +27,13 @@ from rerank.serve.jobs import (
     RerankJob,
     RuleWork,
     Scored,
+    Searched,
     SearchWork,
     Took,
 )
 from rerank.serve.metrics import Metrics
 from rerank.serve.models import Catalogue, Served, resolve
-from rerank.serve.queueing import Limits, Queue, Work
+from rerank.serve.queueing import MOST_REASONING, Limits, Queue, Work
 from rerank.serve.settings import ServedModel, Settings
 from rerank.serve.supervisor import Asking, Patience, Supervisor, WorkerFailedError, WorkerGoneError, WorkerProcess
 from rerank.serve.wire import Message
@@ -42,16 +43,6 @@ logger = logging.getLogger(__name__)
 QUERIES_AT_ONCE = 32
 """How many queries a pipeline searches for in one batch."""
 _BATCH_TOKENS = {"cpu": 16384, "cuda": 131072}
-
-
-@dataclass
-class Embedded:
-    """Vectors of texts."""
-
-    served: Served
-    vectors: list[bytes]
-    """Each float32, little-endian."""
-    took: Took
 
 
 class Service:
@@ -221,15 +212,16 @@ class Service:
         self._check_count("documents", len(job.documents))
         started = time.perf_counter()
         documents, n_cut, asks = await self._fitted(served, job)
-        took = Took(tokenize_seconds=time.perf_counter() - started if asks else 0.0)
+        took = Took(len(job.documents), tokenize_seconds=time.perf_counter() - started if asks else 0.0)
+        explains = job.explain and served.can_explain
         work: RuleWork | ListWork
         if isinstance(stage, Rerank) and served.is_stepwise:
-            work = RuleWork(served, stage, job.query, documents)
+            work = RuleWork(served, stage, job.query, documents, explains=explains)
             outcome = await self._run(work, client, took)
             order, raw = work.ranked(outcome)
             counts = outcome.counts
         else:
-            work, counts = ListWork(served, [(job.query, documents)]), {}
+            work, counts = ListWork(served, [(job.query, documents)], explains=explains), {}
             await self._run(work, client, took)
             ((order, raw),) = work.ranked()
         scale, n = served.scale, len(order)
@@ -237,8 +229,10 @@ class Service:
         if not all(math.isfinite(each.raw) for each in results):
             raise failed("the model gave a score that is not a finite number")
         took.truncated += n_cut
-        warnings = _warnings(took.truncated, work.lost if isinstance(work, RuleWork) else 0)
-        return Reranked(served, results, took, warnings, counts)
+        warnings = _warnings(took.truncated, work.lost if isinstance(work, RuleWork) else 0, work.unheard)
+        if job.explain and not explains:
+            warnings.append("nothing is explained: this model scores and writes nothing")
+        return Reranked(served, took, results, warnings, counts, work.reasoning if explains else None)
 
     async def score(self, model: object, jobs: Sequence[RerankJob], client: str = "") -> Reranked:
         """The scores of pairs with different queries, each a job of one document, in the order given.
@@ -253,7 +247,7 @@ class Service:
         started = time.perf_counter()
         fitted = [await self._fitted(served, job) for job in jobs]
         asks = any(asked for _, _, asked in fitted)
-        took = Took(tokenize_seconds=time.perf_counter() - started if asks else 0.0)
+        took = Took(len(jobs), tokenize_seconds=time.perf_counter() - started if asks else 0.0)
         pairs = [(job.query, documents[0]) for job, (documents, _, _) in zip(jobs, fitted, strict=True)]
         scale = served.scale
         if served.is_stepwise:
@@ -268,10 +262,10 @@ class Service:
             raise failed("the model gave a score that is not a finite number")
         took.truncated += sum(n_cut for _, n_cut, _ in fitted)
         scored = [Scored(index, scale(value, 1), value) for index, value in enumerate(raw)]
-        return Reranked(served, scored, took, _warnings(took.truncated, 0))
+        return Reranked(served, took, scored, _warnings(took.truncated))
 
-    async def search(self, model: object, queries: Sequence[str], k: int, client: str = "") -> list[dict[str, Any]]:
-        """What the pipeline finds for each query: `hits`, `kind`, `tokens`.
+    async def search(self, model: object, queries: Sequence[str], k: int, client: str = "") -> Searched:
+        """What the pipeline finds for each query.
 
         Raises:
             ApiError: the model searches nothing, or as by `rerank`.
@@ -281,9 +275,9 @@ class Service:
             raise not_supported("this model reranks given documents and finds none; use POST /v1/rerank")
         self._check_count("queries", len(queries))
         each = max(1, self.queue.limits.max_batch_tokens // QUERIES_AT_ONCE)
-        work = SearchWork(served, queries, k, each)
-        await self._run(work, client, Took())
-        return work.in_order()
+        work, took = SearchWork(served, queries, k, each), Took(len(queries))
+        await self._run(work, client, took)
+        return Searched(served, took, work.in_order())
 
     async def embed(self, job: EmbedJob, client: str = "", *, status: int = 404, tei_status: int = 424) -> Embedded:
         """The vectors of texts.
@@ -305,11 +299,11 @@ class Service:
             found = await self._ask_now(served, "fit", query="", documents=list(job.texts), **_UNCUT)
             if found["long"]:
                 raise bad_field("truncate", f"{found['long']} texts are longer than {found['limit']} tokens")
-        took = Took()
+        took = Took(len(job.texts))
         work = EmbedWork(served, job.texts, job.side)
         await self._run(work, client, took)
         vectors = [_shortened(base64.b64decode(each), job.dimensions) for each in work.in_order()]
-        return Embedded(served, vectors, took)
+        return Embedded(served, took, vectors)
 
     async def tokenize(self, model: object, texts: Sequence[str], *, special: bool) -> list[list[dict[str, Any]]]:
         """The tokens of each text, as TEI tells of them."""
@@ -413,10 +407,12 @@ def _shortened(vector: bytes, dimensions: int | None) -> bytes:
     return (kept / norm if norm else kept).astype("<f4").tobytes()
 
 
-def _warnings(truncated: int, lost: int) -> list[str]:
+def _warnings(truncated: int, lost: int = 0, unheard: int = 0) -> list[str]:
     found = []
     if truncated:
         found.append(f"{truncated} document{' was' if truncated == 1 else 's were'} truncated")
     if lost:
         found.append(f"{lost} answer{'' if lost == 1 else 's'} of the model could not be read; documents kept places")
+    if unheard:
+        found.append(f"the reasoning of {unheard} answers was left out: a reply holds {MOST_REASONING:,} characters")
     return found

@@ -1,8 +1,9 @@
 """The worker process: owns the runtime, and everything that is loaded; the only one that computes.
 
 Messages come over the socket whose number is the only argument.  One thread reads them and answers signs of life, one
-computes batch after batch in the order they came, one counts and cuts texts with tokenizers of its own, so that this
-never waits for a batch.  The end of the stream ends the process, so that no worker outlives its front.
+computes batch after batch in the order they came, one tokenises the pairs of the next batch meanwhile, one counts and
+cuts texts, so that this never waits for a batch; each of the latter two has tokenizers of its own.  The end of the
+stream ends the process, so that no worker outlives its front.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rerank.config import parse_pipeline
 from rerank.data.corpus import MemoryCorpus
@@ -37,8 +39,13 @@ from rerank.serve.texts import Fitter
 from rerank.serve.wire import Message, packed, read_message
 from rerank.stage import Pipeline, Stage
 
+if TYPE_CHECKING:
+    from rerank.engines.cross_encoder import PairTokens
+
 logger = logging.getLogger(__name__)
 
+MOST_WRITTEN = 1 << 14
+"""Characters that are told of what a model wrote about a question."""
 _CHARACTERS_PER_TOKEN = 4.0
 """Of engines that do not say how many tokens they read."""
 
@@ -60,6 +67,7 @@ class Loaded:
         self.asker: Asker | None = None
         self.fitter: Fitter | None = None
         self._pairs: Any = None
+        self._ahead: Any = None
         self._encoder: Any = None
         self.facts: dict[str, Any] = {}
         if isinstance(stage, Rerank):
@@ -89,7 +97,8 @@ class Loaded:
 
         if isinstance(self.asker, PairsAsker) and isinstance(self.asker.model, CrossEncoder):
             model = self.asker.model
-            self._pairs = model
+            self._pairs, self._ahead = model, copy.copy(model)
+            self._ahead.tokenizer = copy.deepcopy(model.tokenizer)
             limit = min(model.limit, self.asker.max_tokens or model.limit)
             self.facts |= {"limit": limit, "dtype": model.dtype, "device": model.device}
             self.facts["batch_tokens"] = model.batch_tokens
@@ -109,13 +118,31 @@ class Loaded:
 
     # -- questions ------------------------------------------------------------
 
-    def ask(self, questions: Sequence[Asked]) -> tuple[list[Answer], list[tuple[int, int]]]:
-        """The answers to questions, and how many tokens were read and documents cut for each."""
+    def tokenised(self, questions: Sequence[Asked]) -> PairTokens | None:
+        """What `ask` reads of questions about pairs, made with a tokenizer of its own; None where it wants them whole.
+
+        May be called while something else is asked.
+        """
+        if self._ahead is None:
+            return None
+        pairs = [(asked.query, asked.documents[0]) for asked in questions]
+        tokens: PairTokens = self._ahead.tokenise(pairs, self.facts["limit"])
+        return tokens
+
+    def ask(
+        self, questions: Sequence[Asked], tokens: PairTokens | None = None
+    ) -> tuple[list[Answer], list[tuple[int, int]]]:
+        """The answers to questions, and how many tokens were read and documents cut for each.
+
+        Args:
+            questions: what is asked.
+            tokens: what `tokenised` made of them; default made now.
+        """
         if self.asker is None:
             raise DataError("this pipeline is no single reranking stage; it takes whole lists")
-        if self._pairs is not None:
-            pairs = [(asked.query, asked.documents[0]) for asked in questions]
-            tokens = self._pairs.tokenise(pairs, self.facts["limit"])
+        if tokens is None:
+            tokens = self.tokenised(questions)
+        if tokens is not None:
             sizes, lengths = tokens.sizes.tolist(), tokens.lengths.tolist()
             used = [(size, int(size < length)) for size, length in zip(sizes, lengths, strict=True)]
             scores = self._pairs.scored(tokens, self._runtime.count, self._runtime.requests)
@@ -130,17 +157,22 @@ class Loaded:
         sizes = [len(asked.query) + sum(map(len, asked.documents)) for asked in questions]
         return answers, [(tokens, 0) for tokens in _shares(told, sizes)]
 
-    def rank(self, lists: Sequence[tuple[str, Sequence[str]]]) -> list[dict[str, Any]]:
-        """For each list the places of its documents, best first, and their scores."""
+    def rank(self, lists: Sequence[tuple[str, Sequence[str], bool]]) -> list[dict[str, Any]]:
+        """For each list the places of its documents, best first, their scores, and, if wanted, what was written."""
         if self._reranker is None:
             raise DataError("this pipeline finds documents and does not rerank given ones")
-        found = self._reranker.rank_many(lists)
+        explains = any(wanted for _, _, wanted in lists)
+        found = self._reranker.rank_many([(query, documents) for query, documents, _ in lists], explain=explains)
         told = found[0].counts.get("tokens", 0) if found else 0
-        sizes = [len(query) * len(documents) + sum(map(len, documents)) for query, documents in lists]
-        return [
+        sizes = [len(query) * len(documents) + sum(map(len, documents)) for query, documents, _ in lists]
+        rows = [
             {"order": [doc.index for doc in docs], "scores": [doc.score for doc in docs], "tokens": tokens}
             for docs, tokens in zip(found, _shares(told, sizes), strict=True)
         ]
+        for row, docs, (_, _, wanted) in zip(rows, found, lists, strict=True):
+            if wanted:
+                row["reasoning"] = [(each.documents, _cut(each.text)) for each in docs.reasoning]
+        return rows
 
     def search(self, queries: Sequence[tuple[str, int]]) -> list[dict[str, Any]]:
         """The first `k` documents that the pipeline finds for each (query, k)."""
@@ -174,6 +206,14 @@ class Loaded:
         return {"vectors": rows, "tokens": shares, "truncated": cut}
 
 
+class _Batch(NamedTuple):
+    """Questions that are ready to be asked."""
+
+    loaded: Loaded
+    questions: list[Asked]
+    tokens: PairTokens | None
+
+
 class Worker:
     """Answers messages until the stream ends."""
 
@@ -182,6 +222,7 @@ class Worker:
         self._sending = threading.Lock()
         self._computing: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._reading: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._tokenising = ThreadPoolExecutor(1, "tokens")
         self._dropped: set[int] = set()
         self._latest = 0
         """The number of the last message that was taken up."""
@@ -197,16 +238,22 @@ class Worker:
     def _read(self) -> None:
         with self._link.makefile("rb") as stream:
             while (message := read_message(stream.read)) is not None:
-                if message["do"] == "ping":
-                    self._send({"id": message["id"], "ok": {}})
-                elif message["do"] == "drop":
-                    if message["what"] > self._latest:
-                        self._dropped.add(message["what"])
-                elif message["do"] in _text_verbs():
-                    self._reading.put(message)
-                else:
-                    self._computing.put(message)
+                self._take(message)
         os._exit(0)  # nobody is left to compute for, and a batch may hold the other thread for long
+
+    def _take(self, message: Message) -> None:
+        """Puts a message where it is worked on."""
+        if message["do"] == "ping":
+            self._send({"id": message["id"], "ok": {}})
+        elif message["do"] == "drop":
+            if message["what"] > self._latest:
+                self._dropped.add(message["what"])
+        elif message["do"] in _text_verbs():
+            self._reading.put(message)
+        else:
+            if message["do"] == "ask":
+                message["batch"] = self._tokenising.submit(self._batch, message)
+            self._computing.put(message)
 
     def _work(self, todo: queue.SimpleQueue[Message], verbs: dict[str, Callable[[Worker, Message], Any]]) -> None:
         while True:
@@ -267,14 +314,27 @@ class Worker:
         except KeyError:
             raise ModelError("the model is not loaded any more") from None
 
+    def _batch(self, message: Message) -> _Batch:
+        rows = message["questions"]
+        questions = [Asked(qid, query, tuple(ids), tuple(texts)) for qid, query, ids, texts, _ in rows]
+        loaded = self._target(message)
+        return _Batch(loaded, questions, loaded.tokenised(questions))
+
     def _ask(self, message: Message) -> dict[str, Any]:
-        questions = [Asked(qid, query, tuple(ids), tuple(texts)) for qid, query, ids, texts in message["questions"]]
-        with self.runtime.counting() as counts:
-            answers, used = self._target(message).ask(questions)
-        return {"answers": answers, "used": used, "counts": counts}
+        ready: Future[_Batch] = message["batch"]
+        rows, (loaded, questions, tokens) = message["questions"], ready.result()
+        with self.runtime.counting() as counts, self.runtime.explaining() as told:
+            answers, used = loaded.ask(questions, tokens)
+        reply = {"answers": answers, "used": used, "counts": counts}
+        # By identity, since several clients may ask the same question.
+        written: dict[int, list[str]] = {id(asked): [] for asked, row in zip(questions, rows, strict=True) if row[-1]}
+        for asked, text in told:
+            if id(asked) in written:
+                written[id(asked)].append(_cut(text))
+        return {**reply, "written": [written.get(id(asked), []) for asked in questions]} if written else reply
 
     def _rank(self, message: Message) -> dict[str, Any]:
-        return {"lists": self._target(message).rank([(query, texts) for query, texts in message["lists"]])}
+        return {"lists": self._target(message).rank(message["lists"])}
 
     def _search(self, message: Message) -> dict[str, Any]:
         return {"lists": self._target(message).search([(query, k) for query, k in message["queries"]])}
@@ -350,6 +410,12 @@ def _pooling(model: Any) -> str:
         if mode is not None:
             return str(mode[0] if isinstance(mode, tuple | list) else mode)
     return "mean"
+
+
+def _cut(text: str) -> str:
+    """What was written, without the white space around it, and no longer than a person reads."""
+    text = text.strip()
+    return text if len(text) <= MOST_WRITTEN else f"{text[:MOST_WRITTEN]} …"
 
 
 def _shares(total: int, sizes: Sequence[int]) -> list[int]:

@@ -22,6 +22,7 @@ from rerank.engines.language_model import Sampling
 from rerank.engines.openai_api import OpenAIEngine, Price, label_scores
 from rerank.errors import ConfigError, MissingExtraError, ModelError, ServerError
 from rerank.ranking import Ranking
+from rerank.reranker import Reasoning, Reranker
 from rerank.reranking import Rerank
 from rerank.rules.listwise import Listwise
 from rerank.rules.setwise import Setwise
@@ -274,6 +275,13 @@ def test_what_was_written_is_told_with_the_reasoning(server: LocalServer, runtim
     with runtime.explaining() as told:
         ask(server, runtime, "order", "c", "d")
     assert told == []
+
+
+def test_a_reranker_shows_what_the_server_wrote(server: LocalServer, runtime: Runtime) -> None:
+    server.app = lambda seen: written_reply("[2] > [1] > [3]")
+    found = Reranker(engine(server), prompt="order", runtime=runtime).rank("q", ["a", "b", "c"], explain=True)
+    assert [doc.index for doc in found] == [1, 0, 2]
+    assert found.reasoning == (Reasoning((0, 1, 2), "[2] > [1] > [3]"),)
 
 
 def test_a_text_that_ended_generation_stays_in_the_answer(server: LocalServer, runtime: Runtime) -> None:

@@ -17,6 +17,7 @@ from rerank.serve.app import create_app
 from rerank.serve.service import Service
 from rerank.serve.settings import ServedModel, Settings
 from rerank.serve.supervisor import Patience, WorkerFailedError, WorkerGoneError
+from rerank.serve.tracing import Tracing
 from rerank.serve.wire import packed, unpacked
 
 QUICK = Patience(heartbeat_seconds=0.02, silence_seconds=1.0, batch_seconds=60.0)
@@ -208,7 +209,11 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def serving(
-    *models: ServedModel, worker: StandIn | None = None, patience: Patience = QUICK, **settings: Any
+    *models: ServedModel,
+    worker: StandIn | None = None,
+    patience: Patience = QUICK,
+    tracing: Tracing | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Server]:
     """A server in this process."""
     import httpx2 as httpx
@@ -216,7 +221,7 @@ async def serving(
     stand_in = worker or StandIn()
     service = Service(Settings(models=models, **settings), start_worker=stand_in.start, patience=patience)
     await service.open()
-    transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+    transport = httpx.ASGITransport(create_app(service, tracing), raise_app_exceptions=False)
     try:
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=20) as client:
             yield Server(service, client, stand_in)

@@ -20,6 +20,7 @@ BODIES: dict[str, Any] = {
     "/v1/rerank": {
         "query": "q", "documents": ["a", {"text": "b"}, {"content": [{"type": "text", "text": "c"}]}], "top_n": 2,
         "return_documents": True, "rank_fields": ["text"], "max_tokens_per_doc": 5, "truncation_side": "left",
+        "explain": True,
     },
     "/v2/rerank": {"query": "q", "documents": ["a", "b"], "top_n": 1, "model": "m"},
     "/rerank": {"query": "q", "texts": ["a", "b"], "truncate": True, "truncation_direction": "Left", "top_n": 1},

@@ -149,6 +149,10 @@ def test_every_path_but_the_probes_wants_a_key(model):
             assert (await server.client.get(path)).status_code == 401
         for path in ("/health", "/ping", "/livez", "/readyz", "/metrics"):
             assert (await server.client.get(path)).status_code == 200
+        for path in ("/docs", "/openapi.json", "/version"):  # the same of every server, and read by browsers
+            reply = await server.client.get(path)
+            assert reply.status_code == 200
+            assert server.service.catalogue.find(None).name not in reply.text
         for header, status in (
             ("Bearer one", 200),
             ("bearer two", 200),

@@ -41,7 +41,7 @@ def test_every_setting_is_told_with_its_flag_and_default(title, kind):
 
 
 def test_every_route_that_is_told_is_there():
-    told = {path for cell in table("route") for path in re.findall(r"/[a-z0-9/_]*", cell)}
+    told = {path for cell in table("route") for path in re.findall(r"/[a-z0-9/_.]*", cell)}
     assert told
     assert told <= {*POSTS, *GETS}
 

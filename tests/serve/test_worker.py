@@ -229,8 +229,46 @@ def test_pairs_are_cut_where_the_engine_cuts_them(tmp_path):
         loaded = Loaded(stage, None, None, runtime)
         answers, used = loaded.ask([asked])
         assert answers == stage.engine.asker(None, runtime).ask([asked], runtime)
+        assert loaded.ask([asked], loaded.tokenised([asked])) == (answers, used)
     assert used == [(8, 1)]
     assert loaded.facts["limit"] == 8
+
+
+def test_batches_are_tokenised_before_their_turn_to_be_computed():
+    import socket
+
+    from rerank.errors import ModelError
+    from rerank.serve.worker import Worker, _verbs
+
+    class Model:
+        """Tokens are words."""
+
+        def tokenised(self, questions: Any) -> Any:
+            if questions[0].query == "bad":
+                raise ModelError("no tokens")
+            return [asked.documents[0].split() for asked in questions]
+
+        def ask(self, questions: Any, tokens: Any) -> Any:
+            return [(float(len(words)),) for words in tokens], [(len(words), 0) for words in tokens]
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Worker(theirs)
+        worker._start({"home": None, "device": "cpu", "threads": 1})
+        worker._loaded["m"] = Model()
+        for number, query in enumerate(["good", "bad", "fine"], 1):
+            asked = [["q", query, ["d"], ["one two three"], False]]
+            worker._take({"do": "ask", "id": number, "target": "m", "questions": asked})
+        worker._tokenising.shutdown()
+        worker._loaded.clear()  # what was tokenised is computed by the model that tokenised it
+        for expected in ([(3.0,)], None, [(3.0,)]):
+            message = worker._computing.get(timeout=5)
+            assert message["batch"].done()
+            if expected is None:
+                with pytest.raises(ModelError, match="no tokens"):
+                    _verbs()["ask"](worker, message)
+            else:
+                assert _verbs()["ask"](worker, message)["answers"] == expected
 
 
 @pytest.mark.needs("torch", "transformers", "sentence_transformers")

@@ -10,8 +10,7 @@ from typing import Any
 from rerank.serve.dialects.fields import Body, choice, integer, one_or_more, text
 from rerank.serve.dialects.objects import usage
 from rerank.serve.errors import bad_field
-from rerank.serve.jobs import EmbedJob
-from rerank.serve.service import Embedded
+from rerank.serve.jobs import Embedded, EmbedJob
 
 
 def read_embeddings(body: Body) -> tuple[EmbedJob, bool]:

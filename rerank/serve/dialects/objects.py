@@ -8,7 +8,7 @@ from typing import Any
 
 from rerank.serve.dialects.fields import Body, choice, flag, integer, kind_of, limited, query_text, strings, text
 from rerank.serve.errors import bad_field, bad_request, nothing_given
-from rerank.serve.jobs import Reranked, RerankJob
+from rerank.serve.jobs import Reranked, RerankJob, Took
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def read_rerank(body: Body, version: str = "1") -> ObjectRequest:
         per_pair=None if pair == -1 else pair,
         side=choice(body, "truncation_side", ("left", "right")) or "right",
         truncate=flag(body, "truncation"),
+        explain=flag(body, "explain") or False,
     )
     returns = flag(body, "return_documents", words=True) or False
     return ObjectRequest(
@@ -112,14 +113,12 @@ def write_rerank(request: ObjectRequest, found: Reranked, request_id: str) -> di
         "api_version": {"version": request.version},
         "billed_units": {"search_units": 1},
         "tokens": {"input_tokens": tokens, "output_tokens": 0},
-        "timing": {
-            "queue_seconds": round(found.took.queue_seconds, 6),
-            "tokenize_seconds": round(found.took.tokenize_seconds, 6),
-            "inference_seconds": round(found.took.inference_seconds, 6),
-        },
+        "timing": timing(found.took),
     }
     if found.counts:
         meta["counts"] = dict(found.counts)
+    if found.reasoning is not None:
+        meta["reasoning"] = [each._asdict() for each in found.reasoning]
     if warnings := [*found.warnings, *request.remarks]:
         meta["warnings"] = warnings
     return {
@@ -130,6 +129,15 @@ def write_rerank(request: ObjectRequest, found: Reranked, request_id: str) -> di
         "data": results,
         "usage": usage(tokens),
         "meta": meta,
+    }
+
+
+def timing(took: Took) -> dict[str, float]:
+    """What answering took; of inference, the batches that the request was part of."""
+    return {
+        "queue_seconds": round(took.queue_seconds, 6),
+        "tokenize_seconds": round(took.tokenize_seconds, 6),
+        "inference_seconds": round(took.inference_seconds, 6),
     }
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rerank.serve.dialects.fields import Body, flag, integer, one_or_more, query_text
-from rerank.serve.dialects.objects import usage
+from rerank.serve.dialects.objects import timing, usage
 from rerank.serve.errors import bad_field, nothing_given
+from rerank.serve.jobs import Took
 
 _DEFAULT_K = 10
 _MOST = 1000
@@ -48,11 +49,18 @@ def read_search(body: Body) -> SearchRequest:
     return SearchRequest(queries, is_batch, k, body.get("model"), returns is None or returns)
 
 
-def write_search(request: SearchRequest, found: Sequence[dict[str, Any]], name: str, request_id: str) -> dict[str, Any]:
+def write_search(
+    request: SearchRequest, name: str, found: Sequence[dict[str, Any]], took: Took, request_id: str
+) -> dict[str, Any]:
     """The reply: `results` of the one query, or a list of them in `data` for several."""
     lists = [_results(each["hits"], with_text=request.returns_documents) for each in found]
-    tokens = sum(each["tokens"] for each in found)
-    reply: dict[str, Any] = {"id": request_id, "object": "search", "model": name, "usage": usage(tokens)}
+    reply: dict[str, Any] = {
+        "id": request_id,
+        "object": "search",
+        "model": name,
+        "usage": usage(took.tokens),
+        "meta": {"timing": timing(took)},
+    }
     if not request.is_batch:
         return {**reply, "results": lists[0]}
     rows = zip(request.queries, lists, strict=True)

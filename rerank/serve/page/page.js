@@ -188,7 +188,7 @@ async function columnOf(way, list, query) {
   const body = { model, query, documents: list.documents.map((document) => document.given) };
   if (named(model)?.can_explain && $("explain").checked) body.explain = true;
   const { reply, seconds } = await asked("/v1/rerank", body, `rerank with ${model}`);
-  const { timing = {}, counts = {}, warnings = [], reasoning = [] } = reply.meta;
+  const { counts = {}, warnings = [], reasoning = [] } = reply.meta;
   const dropped = list.documents.length - reply.results.length;
   return {
     title: reply.model,
@@ -199,10 +199,7 @@ async function columnOf(way, list, query) {
       return { name, label, text, score, reasoning: own.map((answer) => answer.text) };
     }),
     facts: [
-      ["Latency", duration(seconds)],
-      ["Model", duration(timing.inference_seconds ?? 0)],
-      ["In queue", duration(timing.queue_seconds ?? 0)],
-      ["Tokens", reply.usage.total_tokens.toLocaleString("en")],
+      ...factsOf(reply, seconds),
       ...Object.entries(counts).filter(([, n]) => n).map(([what, n]) => [capital(what), n.toLocaleString("en")]),
     ],
     warnings: [...warnings, ...(dropped ? [`${dropped} of ${list.documents.length} documents were left out`] : [])],
@@ -216,12 +213,19 @@ function searchColumn(model, { documents, reply, seconds }) {
     title: model,
     note: "as found",
     rows: documents.map(({ name, label, text, score }) => ({ name, label, text, score, reasoning: [] })),
-    facts: [["Latency", duration(seconds)], ["Tokens", reply.usage.total_tokens.toLocaleString("en")]],
+    facts: factsOf(reply, seconds),
     warnings: [],
     reasoning: [],
     seconds,
   };
 }
+
+const factsOf = ({ meta: { timing }, usage }, seconds) => [
+  ["Latency", duration(seconds)],
+  ["Model", duration(timing.inference_seconds)],
+  ["In queue", duration(timing.queue_seconds)],
+  ["Tokens", usage.total_tokens.toLocaleString("en")],
+];
 
 const capital = (word) => word.charAt(0).toUpperCase() + word.slice(1).replaceAll("_", " ");
 
