@@ -61,3 +61,16 @@ def share(seed: int, purpose: str, name: str) -> float:
 def one_line(text: str) -> str:
     """The text with single blanks for all white space."""
     return " ".join(text.split())
+
+
+def without(text: str, said: str) -> str | None:
+    """A text without the first place where it says `said`, whatever white space is between; None where it does not.
+
+    >>> without("Walk a tree.  Top\\ndown or bottom up.", "top down"), without("Walk a tree.", "fly")
+    ('Walk a tree. or bottom up.', None)
+    """
+    words = said.split()
+    if not words:
+        return None
+    found = re.search(r"\s+".join(map(re.escape, words)), text, re.IGNORECASE)
+    return None if found is None else f"{text[: found.start()].rstrip()} {text[found.end() :].lstrip()}".strip()

@@ -10,7 +10,6 @@ import typer
 from rerank.cli.session import Device, Home, Progress, Threads, session
 
 if TYPE_CHECKING:
-    from rerank.synthesize.adaptation import Adaptation
     from rerank.synthesize.duqgen import DUQGen
 
 
@@ -21,7 +20,10 @@ def adapt(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where everything goes; default runs/adapt-CORPUS.")
     ] = None,
-    documents: Annotated[int, typer.Option(min=1, metavar="N", help="How many documents get queries.")] = 1000,
+    documents: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="How many documents get queries; default 1000, or what CONFIG says."),
+    ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The encoder that becomes a reranker.")] = "minilm-l6",
     first_stage: Annotated[
         str, typer.Option(metavar="PIPELINE", help="Whose lists are reranked, and hard negatives mined from.")
@@ -37,15 +39,20 @@ def adapt(
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="The judged queries to measure on.")] = "test",
     epochs: Annotated[float, typer.Option(metavar="N", help="How often each query is learnt from.")] = 2.0,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of everything that is drawn.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Of everything that is drawn; default 0, or what CONFIG says.")
+    ] = None,
     home: Home = None,
     device: Device = "auto",
     threads: Threads = None,
     progress: Progress = None,
     *,
     titles: Annotated[
-        bool, typer.Option("--titles/--no-titles", help="Whether queries are made of titles too.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--titles/--no-titles", help="Whether queries are made of titles too; default yes, or what CONFIG says."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and for how long; do nothing.")
     ] = False,
@@ -73,49 +80,42 @@ def adapt(
     data = str(there.resolve()) if there.exists() else corpus
     wanted = Adaptation(
         data=data,
-        documents=documents,
-        titles=titles,
+        documents=1000 if documents is None else documents,
+        titles=titles is not False,
         model=model,
         first_stage=first_stage,
         split=split,
-        seed=seed,
+        seed=seed or 0,
     )
-    wanted = dataclasses.replace(
-        wanted,
-        synthesis=_synthesis(wanted, llm, synthesis),
-        optimiser=dataclasses.replace(wanted.optimiser, epochs=epochs),
-    )
+    wanted = dataclasses.replace(wanted, optimiser=dataclasses.replace(wanted.optimiser, epochs=epochs))
+    if synthesis is not None:
+        wanted = dataclasses.replace(wanted, synthesis=_synthesis(synthesis, llm, documents, seed, titles=titles))
+    elif llm is not None:
+        wanted = wanted.written_by(llm)
     with session(home, device, threads, progress) as runtime:
         typer.echo(str(plan_adaptation(wanted, runtime)), err=not dry_run)
         if dry_run:
             return
-        done = adapted(wanted, out or Path("runs") / f"adapt-{there.stem}", runtime)
+        done = adapted(wanted, out or Path("runs") / f"adapt-{wanted.short}", runtime)
     if done.results is not None:
         typer.echo(done.results.table())
-    best = done.trained.facts["best"]
-    kept = "" if best is None else f" ({done.trained.facts['measure']} {best:.4f} on synthetic queries)"
-    typer.echo(f"{done.adapter}{kept}; see {done.folder}/README.md and use {done.pipeline}")
+    typer.echo(f"adapter  {done.adapter}\nreport   {done.folder / 'README.md'}")
+    typer.echo(f'use it   rerank search {done.pipeline} "..." --data {corpus}')
 
 
-def _synthesis(wanted: Adaptation, llm: str | None, given: str | None) -> DUQGen | None:
-    """How queries are made, where an option says so."""
+def _synthesis(config: str, llm: str | None, documents: int | None, seed: int | None, *, titles: bool | None) -> DUQGen:
+    """How queries are made: by a file, and by the options that are given beside it."""
     import dataclasses
 
     from rerank.errors import ConfigError
+    from rerank.synthesize.presets import load_synthesis
 
-    if llm is not None and given is not None:
+    if llm is not None:
         raise ConfigError("--llm and --synthesis: give one of both; a synthesis file says itself what writes")
-    if given is not None:
-        from rerank.synthesize.presets import load_synthesis
-
-        return load_synthesis(given).synthesis
-    if llm is None:
-        return None
-    from rerank.engines.language_model import Sampling
-    from rerank.engines.prompted import CausalLMEngine
-    from rerank.synthesize.generators import LLMGenerator
-
-    sampling = Sampling(max_tokens=24, temperature=0.7, top_p=0.9, stop=("\n",))
-    engine = CausalLMEngine(llm, sampling=sampling)
-    generator = LLMGenerator(engine, prompts=("duqgen-question", "duqgen-keyword"), samples=4)
-    return dataclasses.replace(wanted.duqgen(), generator=generator)
+    found = load_synthesis(config).synthesis
+    return dataclasses.replace(
+        found,
+        documents=found.documents if documents is None else documents,
+        title=found.title if titles is None else titles,
+        seed=found.seed if seed is None else seed,
+    )

@@ -26,8 +26,9 @@ from rerank.errors import ConfigError
 from rerank.evaluation.experiment import evaluate
 from rerank.evaluation.results import Results
 from rerank.runtime import Runtime
-from rerank.synthesize.adaptation import MEASURES, Adaptation
+from rerank.synthesize.adaptation import MEASURES, VALIDATED, Adaptation
 from rerank.train.contrastive import Contrastive
+from rerank.train.fitting import read_log
 from rerank.train.training import Trained, train
 from rerank.yamlfile import dump_yaml
 
@@ -151,11 +152,23 @@ def _record(
         "training": {
             name: facts[name]
             for name in ("groups", "steps", "best_step", "measure", "best", "seconds", "trained_weights", "device")
-        },
+        }
+        | {"before": _before(trained)},
         "evaluation": results.to_dict() if results is not None else None,
         "not_measured": why,
         "rerank": __version__,
     }
+
+
+def _kept_apart(record: dict[str, Any]) -> int:
+    """How many synthetic queries the checkpoint was chosen by."""
+    return min(VALIDATED, int(record["synthetic"]["splits"]["dev"]))
+
+
+def _before(trained: Trained) -> float | None:
+    """The measure on synthetic queries before the first step; None where there are none."""
+    key = f"eval_{trained.facts['measure']}"
+    return next((line[key] for line in read_log(trained.folder / "metrics.jsonl") if key in line), None)
 
 
 def _markdown(record: dict[str, Any], results: Results | None) -> str:
@@ -174,14 +187,18 @@ def _lines(record: dict[str, Any], results: Results | None) -> Iterator[str]:
     yield f"- queries: {synthetic['queries']:,} for {of}, by the generator `{synthetic['generator']}` (data/README.md)"
     measured = ""
     if training["best"] is not None:
-        measured = f", {training['measure']} {training['best']:.4f} on synthetic queries that were kept apart"
+        found = f"{training['measure']} {training['best']:.4f} ({training['before']:.4f} before training)"
+        measured = f", {found} on {_kept_apart(record):,} synthetic queries that were kept apart"
     steps = f"step {training['best_step']:,} of {training['steps']:,}"
     yield f"- training: {training['groups']:,} groups, {steps}{measured} (training/report.html)"
+    if training["best"] is not None and training["best"] <= training["before"]:
+        yield ""
+        yield "**Nothing was learnt that helps on these queries: give more documents, or more epochs.**"
     yield ""
     yield "## Quality"
     yield ""
     if results is None:
-        yield f"{record['not_measured'][:1].upper()}{record['not_measured'][1:]}."
+        yield f"Not measured: {record['not_measured']}."
         yield "Judge some queries (`rerank data judge`) before you trust it: adapting can make lists worse."
     else:
         yield results.table("markdown").rstrip()

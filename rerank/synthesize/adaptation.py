@@ -12,7 +12,9 @@ from rerank.artifact import fingerprint
 from rerank.config import stage_tree
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
+from rerank.engines.language_model import Sampling
 from rerank.engines.pairs import CrossEncoderEngine
+from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError, DataError
 from rerank.ranking import TextSource
 from rerank.ready import find_pipeline
@@ -23,7 +25,7 @@ from rerank.rules.rule import at_least
 from rerank.runtime import Runtime
 from rerank.stage import Cut, Normalise, Pipeline, Stage
 from rerank.synthesize.duqgen import DUQGen
-from rerank.synthesize.generators import ExtractiveGenerator, KeyphraseGenerator, MixedGenerator
+from rerank.synthesize.generators import ExtractiveGenerator, KeyphraseGenerator, LLMGenerator, MixedGenerator
 from rerank.synthesize.negatives import HardNegatives
 from rerank.synthesize.roundtrip import RoundTrip
 from rerank.train.contrastive import Contrastive
@@ -35,6 +37,8 @@ MEASURES = ("nDCG@10", "RR@10")
 VALIDATED = 60
 """Queries on which checkpoints are measured."""
 VALIDATION_K = 20
+VALIDATED_EVERY = 50
+"""Steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,9 +93,21 @@ class Adaptation:
             generator=MixedGenerator((KeyphraseGenerator(samples=3), ExtractiveGenerator(samples=2))),
             round_trip=RoundTrip(pipeline=self.first_stage),
             negatives=HardNegatives(pipeline=self.first_stage, k=7, from_rank=3, to_rank=50),
+            cloze=0.9,
             dev=0.1,
             seed=self.seed,
         )
+
+    def written_by(self, model: str, samples: int = 4) -> Adaptation:
+        """The same with queries that a language model writes: questions and search words, the best of some samples.
+
+        >>> Adaptation(data="stdlib").written_by("smollm2-135m").duqgen().generator.samples
+        4
+        """
+        sampling = Sampling(max_tokens=24, temperature=0.7, top_p=0.9, stop=("\n",))
+        engine = CausalLMEngine(model, sampling=sampling)
+        generator = LLMGenerator(engine, prompts=("duqgen-question", "duqgen-keyword"), samples=samples)
+        return dataclasses.replace(self, synthesis=dataclasses.replace(self.duqgen(), generator=generator))
 
     def recipe(self, data: Path, *, lists: bool = True, negatives: int = 7, dev: bool = True) -> Contrastive:
         """How the adapter is trained.
@@ -117,7 +133,7 @@ class Adaptation:
             evaluation = Validation(
                 on=(ValidationSet(data=str(data), split="dev", queries=VALIDATED),),
                 stages=(BM25(k=VALIDATION_K), Rerank(CurrentEngine())),
-                every=50,
+                every=VALIDATED_EVERY,
             )
         return Contrastive(
             engine=engine,
@@ -140,9 +156,9 @@ class Adaptation:
         try:
             data = load(self.data, self.split, runtime=runtime)
         except DataError as error:
-            return None, f"not measured: {error}"
+            return None, str(error)
         if not data.qrels or data.corpus is None:
-            return None, "not measured: the collection has no judgments"
+            return None, "the collection has no judgments"
         return data, ""
 
     def adapted(self, adapter: str) -> tuple[Stage, ...]:

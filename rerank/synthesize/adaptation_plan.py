@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import textwrap
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,11 @@ from rerank.engines.engine import Asked
 from rerank.engines.meter import Size, matrix_rate
 from rerank.engines.pairs import CrossEncoderEngine
 from rerank.ranking import TextSource
+from rerank.ready import find_pipeline
 from rerank.runtime import Runtime
-from rerank.synthesize.adaptation import VALIDATED, VALIDATION_K, Adaptation
-from rerank.synthesize.estimate import SynthesisPlan, about, plan_synthesis
+from rerank.synthesize.adaptation import VALIDATED, VALIDATED_EVERY, VALIDATION_K, Adaptation
+from rerank.synthesize.estimate import SynthesisPlan, about, facts_lines, notes, plan_synthesis
 
-_COLUMNS = 80
 _COUNTED = 100
 """Documents whose pairs with a query are tokenised for the estimate."""
 _QUERY_CHARACTERS = 40
@@ -29,7 +29,7 @@ class AdaptationPlan:
 
     synthesis: SynthesisPlan
     groups: int
-    """Training groups at most: filters leave fewer."""
+    """Training groups at most, one a query: filters leave fewer."""
     pairs: int
     """Pairs of query and document that are trained on, each as often as it is seen."""
     training_tokens: int
@@ -38,6 +38,8 @@ class AdaptationPlan:
     queries: int
     """Judged ones that are measured; 0 where there are none."""
     evaluation_seconds: float | None
+    unjudged: str = ""
+    """Why nothing is measured, where nothing is."""
     remarks: tuple[str, ...] = ()
 
     @property
@@ -47,26 +49,16 @@ class AdaptationPlan:
 
     def __str__(self) -> str:
         """The plan for people, in 80 columns."""
-        lines = [f"{self.synthesis.name}: an estimate", *str(self.synthesis).splitlines()[1:]]
-        learning = about(self.training_seconds)
+        learning = f"{self.pairs:,} pairs with {self.training_tokens:,} tokens, {about(self.training_seconds)}"
+        measuring = f"{self.queries:,} judged queries, {about(self.evaluation_seconds)}"
         facts = [
-            (
-                "training",
-                f"{self.groups:,} groups at most, {self.pairs:,} pairs of {self.training_tokens:,} tokens, {learning}",
-            ),
-            (
-                "evaluation",
-                f"{self.queries:,} judged queries, {about(self.evaluation_seconds)}"
-                if self.queries
-                else "none: there are no judgments",
-            ),
+            *self.synthesis.facts(),
+            ("training", f"{self.groups:,} queries at most: {learning}"),
+            ("evaluation", measuring if self.queries else f"none: {self.unjudged}"),
             ("in all", about(self.seconds)),
         ]
-        for title, text in facts:
-            lines += textwrap.wrap(text, _COLUMNS, initial_indent=f"  {title:<14}", subsequent_indent=" " * 16)
-        for remark in self.remarks:
-            lines += textwrap.wrap(remark, _COLUMNS, initial_indent="  note: ", subsequent_indent=" " * 8)
-        return "\n".join(lines)
+        heading = f"{self.synthesis.name}: an estimate"
+        return "\n".join([heading, *facts_lines(facts), *notes((*self.synthesis.remarks, *self.remarks))])
 
 
 def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
@@ -78,11 +70,14 @@ def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
 
     Raises:
         DataError: no such collection, or no document that could get a query.
+        UnknownNameError: no such first stage.
     """
+    find_pipeline(adaptation.first_stage)
     duqgen = adaptation.duqgen()
     corpus = duqgen.source(runtime)
     synthesis = plan_synthesis(duqgen, runtime, corpus, f"adapt {adaptation.short}")
-    n_groups = round(synthesis.chosen * duqgen.queries * len(duqgen.generator.prompts) * (1 - duqgen.dev))
+    n_queries = synthesis.chosen * duqgen.queries * len(duqgen.generator.prompts)
+    n_groups = round(n_queries * (1 - duqgen.dev))
     size = 1 + (duqgen.negatives.k if duqgen.negatives is not None else 7)
     steps = adaptation.optimiser.n_steps(max(1, n_groups))
     pairs = steps * min(adaptation.optimiser.groups, max(1, n_groups)) * size
@@ -94,15 +89,14 @@ def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
     if meter.work is not None:
         rate = matrix_rate(meter.work.dtype, runtime.device, runtime.threads)
         each_pair = meter.work.seconds(sizes, rate) / len(sizes)
-        validated = VALIDATED * VALIDATION_K * (2 + steps // 50) if duqgen.dev else 0
+        measured = min(VALIDATED, n_queries - n_groups)
+        validated = measured * VALIDATION_K * (1 + math.ceil(steps / VALIDATED_EVERY))
         seconds = each_pair * (TRAINING_WORK * pairs + validated)
     judged, why = adaptation.judged(runtime)
-    n_queries = len(judged.queries) if judged is not None else 0
-    measuring = None if each_pair is None else n_queries * adaptation.k * each_pair
-    remarks = [f"pairs are counted by {meter.counted_by}", *meter.remarks, *([why] if why else [])]
-    return AdaptationPlan(
-        synthesis, n_groups, pairs, round(tokens * pairs), seconds, n_queries, measuring, tuple(dict.fromkeys(remarks))
-    )
+    n_judged = len(judged.queries) if judged is not None else 0
+    measuring = None if each_pair is None else n_judged * adaptation.k * each_pair
+    remarks = (f"pairs are counted by {meter.counted_by}", *meter.remarks)
+    return AdaptationPlan(synthesis, n_groups, pairs, round(tokens * pairs), seconds, n_judged, measuring, why, remarks)
 
 
 def _pairs_of(corpus: TextSource) -> list[Asked]:

@@ -48,7 +48,7 @@ from rerank.synthesize.negatives import HardNegatives, Mined
 from rerank.synthesize.postprocess import PostProcessing
 from rerank.synthesize.roundtrip import RoundTrip
 from rerank.synthesize.sampling import Choice, chosen
-from rerank.words import n_words, pieces, share
+from rerank.words import n_words, pieces, share, without
 from rerank.yamlfile import dump_yaml
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,8 @@ _OF_EXAMPLE = 0.8
 """The share of a query's words in an example's document from which on it may be about that one."""
 _EXAMPLE_WORDS = 3
 """Words that a bootstrapped example's query has at least; what is shown, a model repeats."""
+_LEFT_WORDS = 2
+"""Words that a document keeps at least when a query is taken out of it."""
 Places = npt.NDArray[np.int64]
 _NONE: Places = np.empty(0, dtype=np.int64)
 
@@ -92,6 +94,13 @@ class Pair(NamedTuple):
     rank: int | None
     """At which the document was found on the way back."""
     negatives: tuple[Mined, ...] = ()
+    learnt: str | None = None
+    """The document's text, title apart, without the query's words; None: as it is."""
+
+    @property
+    def positive(self) -> str:
+        """The id of the document that is learnt: a copy's, where the query's words were taken out."""
+        return self.docno if self.learnt is None else f"{self.docno}~{self.qid}"
 
 
 class Drop(NamedTuple):
@@ -176,7 +185,7 @@ class DUQGen(Part):
     choice: Choice = Choice()  # noqa: RUF009
     """How documents of a cluster are chosen."""
     generator: Generator = KeyphraseGenerator()  # noqa: RUF009
-    """What writes: `llm`, `extractive` or `keyphrase`."""
+    """What writes: `llm`, `extractive`, `keyphrase` or `mixed`."""
     queries: int = 1
     """How many a document keeps of each kind; of several samples those whose document ranks best on the way back."""
     postprocessing: PostProcessing = PostProcessing()  # noqa: RUF009
@@ -186,6 +195,9 @@ class DUQGen(Part):
     """The share of their words that two kept queries may have in common, less than this; null keeps all."""
     negatives: HardNegatives | None = HardNegatives()  # noqa: RUF009
     """Null mines none: recipes can do so themselves."""
+    cloze: float = 0.0
+    """The share of queries that are taken out of their documents where they stand there word for word: a copy without
+    them is learnt.  0.9 is that of the inverse cloze task.  Source: Lee, Chang and Toutanova 2019 (ORQA), section 4."""
     dev: float = 0.0
     """The share of the documents whose queries become the split `dev` instead of `train`."""
     corpus: Literal["all", "used"] = "all"
@@ -195,6 +207,8 @@ class DUQGen(Part):
 
     def __post_init__(self) -> None:
         at_least("duqgen", 1, documents=self.documents, queries=self.queries)
+        if not 0 <= self.cloze <= 1:
+            raise ConfigError(f"duqgen: cloze is {self.cloze}, 0 to 1 is needed")
         if not 0 <= self.dev < 1:
             raise ConfigError(f"duqgen: dev is {self.dev}, 0 or more and less than 1 is needed")
         if self.near_duplicates is not None and not 0 < self.near_duplicates <= 1:
@@ -272,6 +286,7 @@ class DUQGen(Part):
                 "at the prompt and its answers, or filter less"
             )
         pairs = self._with_negatives(pairs, corpus, counts, runtime)
+        pairs = self._without_queries(pairs, corpus, counts)
         kept = tuple(sorted(pairs, key=lambda pair: pair.qid))
         without = len(sources) - len({pair.docno for pair in kept})
         counts["documents without a query"] = without
@@ -283,20 +298,29 @@ class DUQGen(Part):
 
     # -- documents ------------------------------------------------------------
 
+    def clean(self, corpus: TextSource) -> Clean:
+        """The documents that queries may be written for.
+
+        Raises:
+            DataError: there are none.
+        """
+        clean = cleaned(corpus, self.cleaning)
+        if not len(clean.codes):
+            told = ", ".join(f"{count:,} {reason}" for reason, count in clean.dropped.items())
+            raise DataError(f"no document is left of {len(corpus.ids):,} ({told}); lower cleaning: min_characters")
+        return clean
+
     def pick(self, corpus: TextSource, runtime: Runtime) -> Picked:
         """The documents that queries are written for.
 
         Raises:
             DataError: none is left after cleaning.
         """
-        clean = cleaned(corpus, self.cleaning)
+        clean = self.clean(corpus)
         n = len(clean.codes)
         logger.info("%d of %d documents are clean", n, len(corpus.ids))
-        if not n:
-            told = ", ".join(f"{count:,} {reason}" for reason, count in clean.dropped.items())
-            raise DataError(f"no document is left of {len(corpus.ids):,} ({told}); lower cleaning: min_characters")
         if n < self.documents:
-            logger.warning("%d documents are asked for, and %d are clean: all of them get queries", self.documents, n)
+            logger.warning("there are %d clean documents, fewer than %d: all of them get queries", n, self.documents)
         if self.clusters is None:
             return self._without(Picked(clean, None, None, ()), _NONE, corpus)
         encoder = encoder_for(runtime, self.vectors.model, self.vectors.revision, self.vectors.dtype, corpus)
@@ -481,6 +505,22 @@ class DUQGen(Part):
         texts, codes = {pair.qid: pair.query for pair in pairs}, {pair.qid: pair.code for pair in pairs}
         mined = self.negatives.mined(texts, codes, corpus, runtime, self.seed, counts)
         return [pair._replace(negatives=tuple(mined[pair.qid])) for pair in pairs]
+
+    def _without_queries(self, pairs: Sequence[Pair], corpus: TextSource, counts: Counter[str]) -> list[Pair]:
+        """The pairs, a share of them with their documents as they are without the query."""
+        wanted = [pair for pair in pairs if share(self.seed, "cloze", pair.qid) < self.cloze]
+        if not wanted:
+            return list(pairs)
+        codes = np.array([pair.code for pair in wanted], dtype=np.int64)
+        titles = corpus.titles(codes) if isinstance(corpus, Titled) else [""] * len(codes)
+        bodies = corpus.bodies(codes) if isinstance(corpus, Titled) else corpus.texts(codes)
+        learnt = {
+            pair.qid: rest
+            for pair, title, body in zip(wanted, titles, bodies, strict=True)
+            if (rest := without(body, pair.query)) is not None and n_words(f"{title} {rest}") >= _LEFT_WORDS
+        }
+        counts["queries taken out of the document that is learnt"] = len(learnt)
+        return [pair._replace(learnt=learnt.get(pair.qid)) for pair in pairs]
 
     def split_of(self, docno: str) -> str:
         """The split that a document's queries are in."""

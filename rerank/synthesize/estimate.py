@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,6 @@ from rerank.ranking import TextSource
 from rerank.retrieve.vectors import is_stored
 from rerank.runtime import Runtime
 from rerank.synthesize.allocation import allocate
-from rerank.synthesize.cleaning import cleaned
 from rerank.synthesize.duqgen import DUQGen
 from rerank.synthesize.generators import LLMGenerator, Setting, Source
 
@@ -57,11 +56,18 @@ class SynthesisPlan:
 
     def __str__(self) -> str:
         """The plan for people, in 80 columns."""
-        left_out = sum(self.dropped.values())
-        facts = [("documents", f"{self.documents:,}, {left_out:,} of them left out")]
-        facts += [("", f"{n:,} {reason}") for reason, n in self.dropped.items()]
-        facts += [("chosen", f"{self.chosen:,}")]
-        facts += [("clusters", "known when documents are encoded" if self.clusters is None else f"{self.clusters:,}")]
+        lines = [f"{self.name}: a dry run, nothing was written", *facts_lines(self.facts())]
+        return "\n".join([*lines, *notes(self.remarks)])
+
+    def facts(self) -> list[tuple[str, str]]:
+        """What is told, each with its title."""
+        facts = [("documents", f"{self.documents:,}")]
+        facts += [("", f"{n:,} left out: {reason}") for reason, n in self.dropped.items()]
+        facts += [("get queries", f"{self.chosen:,}")]
+        if self.clusters is None:
+            facts += [("clusters", "not known before documents are encoded")]
+        elif self.clusters:
+            facts += [("clusters", f"{self.clusters:,}")]
         if self.to_encode:
             facts += [("to encode", f"{self.to_encode:,} documents, {about(self.encoding_seconds)}")]
         if self.calls:
@@ -69,14 +75,11 @@ class SynthesisPlan:
                 ("calls", f"{self.calls:,}"),
                 ("prompt tokens", f"{self.prompt_tokens:,}"),
                 ("generated", f"{self.generated_tokens:,} tokens at most"),
-                ("time", about(self.writing_seconds)),
+                ("writing", about(self.writing_seconds)),
             ]
         if self.price is not None:
             facts += [("price", f"{self.price:,.4f}")]
-        lines = [f"{self.name}: a dry run, nothing was written", *(f"  {title:<14}{text}" for title, text in facts)]
-        for remark in self.remarks:
-            lines += textwrap.wrap(remark, _COLUMNS, initial_indent="  note: ", subsequent_indent=" " * 8)
-        return "\n".join(lines)
+        return facts
 
 
 def plan_synthesis(
@@ -97,7 +100,7 @@ def plan_synthesis(
         ConfigError: the generator cannot write by its prompt.
     """
     source = synthesis.source(runtime) if corpus is None else corpus
-    clean = cleaned(source, synthesis.cleaning)
+    clean = synthesis.clean(source)
     chosen = sum(allocate([len(clean.codes)], synthesis.documents))
     remarks: list[str] = []
     n_clusters: int | None = None
@@ -194,6 +197,18 @@ def _encoding_seconds(synthesis: DUQGen, corpus: TextSource, runtime: Runtime, r
     rate = matrix_rate(work.dtype, runtime.device, runtime.threads)
     remarks.append("what is encoded is counted as four characters a token")
     return work.seconds(sizes, rate) * len(corpus.ids) / len(sizes)
+
+
+def facts_lines(facts: Iterable[tuple[str, str]]) -> Iterator[str]:
+    """Lines of 80 columns, each fact beside its title."""
+    for title, text in facts:
+        yield from textwrap.wrap(text, _COLUMNS, initial_indent=f"  {title:<14}", subsequent_indent=" " * 16)
+
+
+def notes(remarks: Iterable[str]) -> Iterator[str]:
+    """Lines of 80 columns, each remark once."""
+    for remark in dict.fromkeys(remarks):
+        yield from textwrap.wrap(remark, _COLUMNS, initial_indent="  note: ", subsequent_indent=" " * 8)
 
 
 def about(seconds: float | None) -> str:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rerank.artifact import new_artifact, write_json, write_text
-from rerank.data.trec import write_run
+from rerank.data.trec import EXCLUDED, write_run
 from rerank.ranking import Ranking, TextSource
 from rerank.run import Run
 from rerank.synthesize.card import card_of, markdown
@@ -53,10 +54,10 @@ def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: 
         (folder / "qrels").mkdir()
         card = card_of(config, made, name, {split: len(pairs) for split, pairs in sorted(by_split.items())})
         write_json(folder / "meta.json", {"name": name, "language": made.corpus.language})
-        write_lines(folder / "corpus.jsonl", documents(made.corpus, _used(config, made)))
+        write_lines(folder / "corpus.jsonl", chain(documents(made.corpus, _used(config, made)), _copies(made)))
         write_lines(folder / "queries.jsonl", ({"_id": pair.qid, "text": pair.query} for pair in made.pairs))
         for split, pairs in by_split.items():
-            lines = "".join(f"{pair.qid}\t{pair.docno}\t1\n" for pair in pairs)
+            lines = "".join(f"{pair.qid}\t{docno}\t{grade}\n" for pair in pairs for docno, grade in _judged(pair))
             write_text(folder / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{lines}")
         if card["negatives_in_run"]:
             (folder / "runs").mkdir()
@@ -103,6 +104,21 @@ def _parts(corpus: TextSource, codes: Codes) -> Iterable[tuple[str, str]]:
     return (("", text) for text in corpus.texts(codes))
 
 
+def _copies(made: Synthesis) -> Iterator[dict[str, Any]]:
+    """The copies of documents out of which a query was taken."""
+    pairs = [pair for pair in made.pairs if pair.learnt is not None]
+    codes = np.array([pair.code for pair in pairs], dtype=np.int64)
+    for pair, (title, _) in zip(pairs, _parts(made.corpus, codes), strict=True):
+        yield {"_id": pair.positive, **({"title": title} if title else {}), "text": pair.learnt}
+
+
+def _judged(pair: Pair) -> Iterator[tuple[str, int]]:
+    """A pair's lines in the judgments; where a copy is learnt, the document itself must be no candidate."""
+    yield pair.positive, 1
+    if pair.learnt is not None:
+        yield pair.docno, EXCLUDED
+
+
 def _negatives(made: Synthesis) -> Ranking:
     """The negatives as lists, best rank first."""
     lists = {
@@ -127,6 +143,7 @@ def _provenance(made: Synthesis) -> Iterator[dict[str, Any]]:
         yield {
             "qid": pair.qid,
             "docno": pair.docno,
+            "learnt": pair.positive,
             "cluster": pair.cluster,
             "cosine": pair.cosine,
             "generator": made.facts["generator"],

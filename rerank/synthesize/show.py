@@ -36,10 +36,11 @@ def shown(folder: Path, samples: int = 5) -> str:
     open_artifact(folder, KIND, VERSION)
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     documents, clusters, words, overlap = card["documents"], card["clusters"], card["words"], card["overlap"]
+    grouped = f"{clusters['number']:,}, {clusters['with queries']:,} of them with queries; see map.svg"
     facts = [
         ("written by", " ".join(str(card[what]) for what in ("generator", "model") if card.get(what))),
         ("documents", f"{documents['with queries']:,} of {documents['chosen']:,} chosen, {documents['clean']:,} clean"),
-        ("clusters", f"{clusters['number']:,}, {clusters['with queries']:,} of them with queries; see map.svg"),
+        ("clusters", grouped if clusters["number"] else "none"),
         (
             "length",
             f"mean {words['mean']:.1f} words, half between {words['quarter']:.0f} and {words['three quarters']:.0f}",
@@ -49,14 +50,14 @@ def shown(folder: Path, samples: int = 5) -> str:
         ("dropped", _counted(card["dropped"])),
         ("left out", _counted(documents["dropped"])),
     ]
-    lines = [f"{title:<11}{text}" for title, text in facts]
+    lines = [f"{title:<13}{text}" for title, text in facts]
     texts = {record["_id"]: record["text"] for _, record in read_json_lines(folder / "queries.jsonl")}
     for _, record in islice(read_json_lines(folder / "provenance.jsonl"), samples):
         rank = record["round_trip_rank"]
         found = "" if rank is None else f", found at {rank}"
-        lines.append(f"query      {_line(texts[record['qid']])} ({record['docno']}, {record['prompt']}{found})")
+        lines.append(f"query        {_line(texts[record['qid']])} ({record['docno']}, {record['prompt']}{found})")
     for _, record in islice(read_json_lines(folder / "drops.jsonl"), min(samples, _DROPS_SHOWN)):
-        lines.append(f"drop       {_line(record['written'])} ({record['docno']}: {record['reason']})")
+        lines.append(f"drop         {_line(record['written'])} ({record['docno']}: {record['reason']})")
     return "\n".join(lines)
 
 

@@ -17,11 +17,11 @@ from rerank.cli import main
 from rerank.config import load_pipeline
 from rerank.data.load import load
 from rerank.engines.prompted import CausalLMEngine
-from rerank.errors import ConfigError
+from rerank.errors import ConfigError, DataError, UnknownNameError
 from rerank.reranking import Rerank
 from rerank.runtime import Runtime
 from rerank.stage import WeightedSum
-from rerank.synthesize.adapt import adapt
+from rerank.synthesize.adapt import _lines, adapt
 from rerank.synthesize.adaptation import Adaptation
 from rerank.synthesize.adaptation_plan import TRAINING_WORK, plan_adaptation
 from rerank.synthesize.cleaning import Cleaning
@@ -129,7 +129,7 @@ def test_the_pipeline_that_is_left_gives_the_measured_run(
 def test_documents_alone_are_enough(documents: Path, tiny_encoder: Path, tmp_path: Path, own_home: Path) -> None:
     done = run(tiny(documents, tiny_encoder), tmp_path / "out", own_home)
     assert done.results is None and done.adapter.is_dir()
-    assert "not measured" in record(tmp_path / "out")["not_measured"]
+    assert "no judgments" in record(tmp_path / "out")["not_measured"]
     assert "Not measured" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert not (tmp_path / "out" / "evaluation").exists()
 
@@ -220,8 +220,34 @@ def test_an_estimate_comes_first(judged: Path, tiny_encoder: Path, own_home: Pat
     assert plan.training_tokens == pytest.approx(plan.pairs * 24, rel=0.2)  # what the model reads at most
     assert longer.pairs == 2 * plan.pairs
     assert plan.queries == 6 and plan.seconds > 0 and TRAINING_WORK > 1
-    assert alone.queries == 0 and "no judgments" in str(alone)
+    assert alone.queries == 0 and "no split 'no-such-split'" in alone.unjudged
     assert max(map(len, str(plan).splitlines())) <= 80
+
+
+def test_an_estimate_refuses_what_would_be_refused_later(tmp_path: Path, own_home: Path) -> None:
+    words = tmp_path / "words.jsonl"
+    words.write_text('{"_id": "1", "text": "one"}\n', encoding="utf-8")
+    with Runtime(own_home, progress=False, threads=1, device="cpu") as runtime:
+        with pytest.raises(DataError, match=r"no document is left of 1 \(1 shorter than 80 characters\)"):
+            plan_adaptation(Adaptation(data=str(words)), runtime)
+        with pytest.raises(UnknownNameError, match="did you mean 'hybrid'"):
+            plan_adaptation(Adaptation(data=str(words), first_stage="hybird"), runtime)
+
+
+def test_queries_that_a_language_model_writes_are_questions_and_search_words() -> None:
+    duqgen = Adaptation(data="stdlib", documents=70).written_by("my-model", samples=2).duqgen()
+    assert duqgen.generator.prompts == ("duqgen-question", "duqgen-keyword") and duqgen.documents == 70
+
+
+def test_where_training_helps_nothing_the_report_says_so(
+    documents: Path, tiny_encoder: Path, tmp_path: Path, own_home: Path
+) -> None:
+    run(tiny(documents, tiny_encoder), tmp_path / "out", own_home)
+    told = record(tmp_path / "out")
+    for before, is_said in ((told["training"]["best"], True), (told["training"]["best"] - 0.1, False)):
+        lines = list(_lines({**told, "training": {**told["training"], "before": before}}, None))
+        assert any("Nothing was learnt" in line for line in lines) is is_said
+        assert any(f"({before:.4f} before training)" in line for line in lines)
 
 
 def test_the_command_says_what_it_would_do_and_does_it(
@@ -246,7 +272,9 @@ def test_the_command_says_what_it_would_do_and_does_it(
     out = tmp_path / "out"
     assert main(["adapt", str(documents), "--out", str(out), *options, "--epochs", "0.5", "--dry-run"]) == 0
     told = capsys.readouterr().out
-    assert "training" in told and not out.exists()
+    assert "training" in told and "get queries   24" in told and not out.exists()
+    assert main(["adapt", str(documents), *options, "--documents", "9", "--dry-run"]) == 0
+    assert "get queries   9" in capsys.readouterr().out
     assert main(["adapt", str(documents), "--out", str(out), *options, "--epochs", "0.5"]) == 0
     told = capsys.readouterr()
     assert f"{out}/training/adapter" in told.out and "in all" in told.err

@@ -310,7 +310,7 @@ def test_documents_without_text() -> None:
 
 def test_fewer_documents_than_wanted(caplog: pytest.LogCaptureFixture) -> None:
     found = made(plain(documents=500, near_duplicates=None, round_trip=None))
-    assert len(found.pairs) == 60 and "500 documents are asked for, and 60 are clean" in caplog.text
+    assert len(found.pairs) == 60 and "60 clean documents, fewer than 500" in caplog.text
 
 
 @pytest.mark.needs("sentence_transformers", "faiss")
@@ -409,3 +409,50 @@ def test_prompts_in_files_lie_beside_the_configuration(tmp_path: Path) -> None:
     text = "duqgen: {data: stdlib, generator: {llm: {engine: {fake: /a.tsv}, prompts: [own.yaml, duqgen-claim]}}}"
     generator = synthesis_from(parse_yaml(text, folder=tmp_path)).synthesis.generator
     assert generator.prompts == (str(tmp_path / "own.yaml"), "duqgen-claim")
+
+
+# -- documents without their queries ------------------------------------------------------------
+
+
+def in_sentences() -> MemoryCorpus:
+    """The texts as two sentences each."""
+    parts = {docno: text.split(". ", 1) for docno, text in TEXTS.items()}
+    return corpus_of({docno: f"{first}. {second.capitalize()}" for docno, (first, second) in parts.items()})
+
+
+def test_a_query_is_taken_out_of_the_copy_that_is_learnt_and_the_document_itself_is_no_candidate(
+    tmp_path: Path,
+) -> None:
+    data = run(plain(generator=ExtractiveGenerator(), cloze=1.0), tmp_path / "out", in_sentences())
+    provenance = {record["qid"]: record for record in lines(tmp_path / "out" / "provenance.jsonl")}
+    written = {record["_id"]: record["text"] for record in lines(tmp_path / "out" / "corpus.jsonl")}
+    copies = 0
+    for qid, query in data.queries.items():
+        record = provenance[qid]
+        assert data.qrels[qid] == {record["learnt"]: 1}
+        if record["learnt"] != record["docno"]:
+            copies += 1
+            assert query in written[record["docno"]] and query not in written[record["learnt"]]
+            assert data.excluded[qid] == {record["docno"]}
+    card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))
+    assert copies == card["counted"]["queries taken out of the document that is learnt"] > 0
+    assert len(written) == len(TEXTS) + copies
+    with Runtime(tmp_path / "home", progress=False, threads=1, device="cpu") as runtime:
+        source = GroupSource(data=str(tmp_path / "out"), negatives=Negatives(pipeline="bm25"), sizes=(4,))
+        for group in build_groups(source, runtime):
+            assert provenance[group.qid]["learnt"] in group.docnos
+            assert provenance[group.qid]["learnt"] == provenance[group.qid]["docno"] or (
+                provenance[group.qid]["docno"] not in group.docnos
+            )
+
+
+def test_a_share_of_the_documents_is_learnt_whole() -> None:
+    wanted = plain(documents=60, generator=ExtractiveGenerator(samples=3), queries=3, cloze=0.5)
+    pairs = made(wanted, in_sentences()).pairs
+    assert 0.25 < sum(pair.learnt is not None for pair in pairs) / len(pairs) < 0.75
+    assert all(pair.learnt is None for pair in made(plain(generator=ExtractiveGenerator()), in_sentences()).pairs)
+
+
+def test_phrases_that_do_not_stand_in_a_row_stay() -> None:
+    for pair in made(plain(generator=KeyphraseGenerator(min_words=4, max_words=5), cloze=1.0)).pairs:
+        assert pair.learnt is None or pair.query not in pair.learnt

@@ -94,7 +94,7 @@ def test_a_dry_run_tells_what_would_be_asked_and_writes_nothing(
     assert main(command) == 0
     shown = capsys.readouterr().out
     assert "mine: a dry run, nothing was written" in shown
-    assert "chosen        20" in shown and "calls         60" in shown and "600 tokens at most" in shown
+    assert "get queries   20" in shown and "calls         60" in shown and "600 tokens at most" in shown
     assert not (tmp_path / "out").exists()
 
 
