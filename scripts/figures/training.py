@@ -1,6 +1,7 @@
 """What a trained cross-encoder is worth: alone, added to BM25, and added to BM25 and the untrained bi-encoder.
 
-    python scripts/figures/training.py --out FOLDER --adapter runs/NAME/adapter [--folder ../shared/data] [--json]
+    python scripts/figures/training.py --out FOLDER --adapter runs/NAME/adapter [--folder ../shared/data]
+        [--dtype bfloat16] [--json]
 
 The first 100 documents of BM25 are reordered by sums of scores brought to 0 .. 1 within each list.  The weights
 of a sum are those with the best mean over two sets of queries that no test uses: the dev split of beir-nfcorpus, and
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from rerank.artifact import fingerprint
 from rerank.config import stage_fingerprint
@@ -29,6 +30,7 @@ from rerank.data.dataset import Dataset
 from rerank.data.load import load
 from rerank.data.runs import load_run, save_run
 from rerank.engines.pairs import CrossEncoderEngine
+from rerank.engines.text_model import DType
 from rerank.evaluation.evaluation import evaluate_run
 from rerank.evaluation.significance import bootstrap_interval, randomisation_test
 from rerank.ranking import Ranking
@@ -138,12 +140,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[3] / "shared" / "data")
     parser.add_argument("--model", default="minilm-l6", help="the cross-encoder's base, or the bi-encoder")
     parser.add_argument("--adapter", type=Path, help="the trained adapter; default: only what needs none")
+    parser.add_argument("--dtype", choices=get_args(DType), default="auto", help="what the cross-encoder computes in")
     parser.add_argument("--threads", type=int, help="default: all processors that may be used")
     parser.add_argument("--json", action="store_true", help="print a JSON object a row")
     options = parser.parse_args()
     stages: dict[str, Stage] = {"bm25": Cut(100), "bi-encoder": Rescore("minilm-l6")}
     if options.adapter is not None:
-        engine = CrossEncoderEngine(options.model, adapter=str(options.adapter))
+        engine = CrossEncoderEngine(options.model, adapter=str(options.adapter), dtype=options.dtype)
         stages["cross-encoder"] = Rerank(engine, k=None)
     systems = {name: parts for name, parts in SYSTEMS.items() if set(parts) <= set(stages)}
     lines = []
