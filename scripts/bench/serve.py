@@ -183,7 +183,7 @@ def infinity(command: str, folder: str, dtype: str, threads: int) -> Iterator[Ru
     )
     try:
         deadline = time.monotonic() + _INFINITY_SECONDS
-        while not _is_well(f"{url}/v1/health"):
+        while not _is_well(f"{url}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SystemExit(f"{command} does not serve {folder}")
             time.sleep(0.5)
