@@ -44,6 +44,8 @@ class AdapterFacts:
     """The recipe, as YAML."""
     step: int
     """After how many optimiser steps the weights were taken."""
+    quantised: str | None = None
+    """What the base's frozen layers were rounded to while it was trained: `nf4`, `int8`; None: they were not."""
 
     def tree(self) -> dict[str, Any]:
         """Plain data for a manifest."""

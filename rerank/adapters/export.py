@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rerank.adapters.artifact import adapter_facts
+from rerank.adapters.quantised import quantised_loading
 from rerank.artifact import cache_home, new_artifact, write_json
 from rerank.engines.lora import CONFIG, WEIGHTS, Adapter, read_adapter
 from rerank.engines.text_model import quiet_loading
@@ -43,6 +44,8 @@ def _described(adapter: Adapter, folder: Path) -> Iterator[tuple[str, str]]:
         return
     yield "engine", facts.engine
     yield "base", f"{facts.base}, fingerprint {facts.base_fingerprint}"
+    if facts.quantised is not None:
+        yield "base rounded to", facts.quantised
     yield "method", json.dumps(facts.method)
     if facts.prompt is not None:
         yield "prompt", f"{facts.prompt}, fingerprint {facts.prompt_fingerprint}"
@@ -53,7 +56,8 @@ def _described(adapter: Adapter, folder: Path) -> Iterator[tuple[str, str]]:
 def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None = None, force: bool = False) -> None:
     """Writes the model that the adapter in `folder` makes of its base, in float32, as a plain folder.
 
-    A cross-encoder's folder says that its scores are logits, so that sentence-transformers puts no sigmoid over them.
+    A base that was rounded while the adapter was trained (`quantise` in its recipe) is rounded so before.  A
+    cross-encoder's folder says that its scores are logits, so that sentence-transformers puts no sigmoid over them.
 
     Args:
         folder: the adapter's.
@@ -75,6 +79,8 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
     model_folder = resolve_model(name, None, runtime.home)
     if not force:
         adapter.check_base(model_folder)
+    facts = adapter_facts(folder)
+    rounded = facts.quantised if facts is not None else None
     head = next((shape for key, shape in adapter.replaced.items() if _is_output(key)), None)
     is_classifier = head is not None or _task(folder) == "SEQ_CLS"
     kind = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
@@ -85,7 +91,11 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
         # peft asks transformers for what that has renamed.
         warnings.simplefilter("ignore", FutureWarning)
         try:
+            if rounded is not None:
+                options |= _rounding(rounded, getattr(transformers, kind), transformers.AutoConfig, model_folder.path)
             model = getattr(transformers, kind).from_pretrained(str(model_folder.path), **options)
+            if rounded is not None:
+                model = model.dequantize(torch.float32)
             merged = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
@@ -95,10 +105,19 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
         merged.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
         if merged.config.pad_token_id is None:
             merged.config.pad_token_id = tokenizer.pad_token_id
-    facts = {"base": name, "base_fingerprint": model_folder.fingerprint, "adapter": adapter.fingerprint}
-    with new_artifact(out, "model", 1, adapter.fingerprint, facts) as draft, quiet_loading():
+    made_of = {"base": name, "base_fingerprint": model_folder.fingerprint, "adapter": adapter.fingerprint}
+    with new_artifact(out, "model", 1, adapter.fingerprint, made_of) as draft, quiet_loading():
         merged.save_pretrained(draft.path)
         tokenizer.save_pretrained(draft.path)
+
+
+def _rounding(kind: Any, auto_class: Any, auto_config: Any, path: Path) -> dict[str, Any]:
+    """How a base is loaded rounded."""
+    import torch
+
+    with torch.device("meta"):
+        outline = auto_class.from_config(auto_config.from_pretrained(str(path), local_files_only=True))
+    return quantised_loading(kind, outline, "cpu", "float32")
 
 
 def _is_output(name: str) -> bool:

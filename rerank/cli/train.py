@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,21 +54,34 @@ def train(
       rerank train smollm2-labels --data beir/nfcorpus=path/to/folder --dry-run
       rerank train mine.yaml --out runs/mine
       rerank train smollm2-groups-grpo --start runs/smollm2-groups-sft/adapter
+      accelerate launch --num_processes 4 -m rerank train mine.yaml
     """
+    from rerank.runtime import cpu_budget
+    from rerank.train.processes import launched, own_threads
     from rerank.train.recipe import load_recipe
 
+    rank, size = launched()
+    if size > 1:
+        threads = threads or own_threads(cpu_budget())
+        if rank:
+            # What all would say the first one says.
+            progress = False
+            logging.getLogger("rerank").setLevel(logging.ERROR)
     found = load_recipe(recipe)
     wanted = found.recipe.with_data(_paths(data or []))
     if start is not None:
         wanted = wanted.going_on_from(start)
     with session(home, device, threads, progress) as runtime:
         if dry_run:
+            if rank:
+                return
             typer.echo(_preview(wanted, runtime, examples))
             return
         from rerank.train.training import train as run
 
         trained = run(wanted, out or Path("runs") / found.name, runtime, name=found.name)
-    _say(trained)
+    if rank == 0:
+        _say(trained)
 
 
 def _paths(given: list[str]) -> dict[str, str]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from rerank.adapters.quantised import compute_alike
 from rerank.engines.causal_lm import CausalLM
 from rerank.engines.engine import Asker
 from rerank.engines.language_model import Item, Request
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rerank.engines.packing import Packing
+    from rerank.models import ModelFolder
     from rerank.prompts.binding import PromptRequest
 
 _VOCABULARY_POSITIONS = 256
@@ -34,6 +36,20 @@ class _CausalLM(CausalLM):
 
     _writes_with: Packing | None = None
     """How sequences were packed before `pad`."""
+
+    def __init__(self, folder: ModelFolder, *, device: str, threads: int, loading: Mapping[str, Any]) -> None:
+        """The model in `folder`; `loading` is what is to be other than the folder says."""
+        self._loading = loading
+        super().__init__(folder, device=device, threads=threads)
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        return {**super()._settings, **self._loading}
+
+    def _load(self) -> Any:
+        model = super()._load()
+        compute_alike(model)
+        return model
 
     def pad(self) -> None:
         """Packs no more, but for what is written."""
@@ -189,6 +205,7 @@ class CausalLMStudent(Student):
 
     scorer: _CausalLM
     prompt: Prompt
+    divides = True
 
     def __init__(self, engine: CausalLMEngine, runtime: Runtime, prompt: str, **options: Any) -> None:
         self.prompt = load_prompt(prompt)
@@ -197,8 +214,8 @@ class CausalLMStudent(Student):
         limit = min(engine.max_tokens, self.scorer.limit)
         self.max_tokens = limit if self.max_tokens is None else min(limit, self.max_tokens)
 
-    def _load(self, runtime: Runtime) -> _CausalLM:
-        return _CausalLM(self.folder, device=runtime.device, threads=runtime.threads)
+    def _load(self, device: str, threads: int) -> _CausalLM:
+        return _CausalLM(self.folder, device=device, threads=threads, loading=self._rounding(CausalLM, device))
 
     def _heads(self, model: Any) -> tuple[str, ...]:
         return ()

@@ -2,27 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rerank.adapters.quantised import compute_alike
 from rerank.adapters.targets import head_modules
 from rerank.engines.cross_encoder import CrossEncoder, Head, Rows
 from rerank.engines.engine import Asker
 from rerank.engines.pairs import PairsAsker
 from rerank.errors import ModelError
-from rerank.runtime import Runtime
 from rerank.train.groups import TrainingGroup
 from rerank.train.student import Batch, Student, Uncached
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.models import ModelFolder
+
 
 class _CrossEncoder(CrossEncoder):
     """A cross-encoder through which gradients flow."""
+
+    def __init__(
+        self, folder: ModelFolder, *, device: str, threads: int, n_labels: int | None, loading: Mapping[str, Any]
+    ) -> None:
+        """The classifier in `folder`; `loading` is what is to be other than the folder says."""
+        self._loading = loading
+        super().__init__(folder, device=device, threads=threads, n_labels=n_labels)
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        return {**super()._settings, **self._loading}
+
+    def _load(self) -> Any:
+        model = super()._load()
+        compute_alike(model)
+        return model
 
     def pad(self) -> None:
         """Packs no more."""
@@ -61,9 +79,10 @@ class CrossEncoderStudent(Student):
 
     scorer: _CrossEncoder
 
-    def _load(self, runtime: Runtime) -> _CrossEncoder:
+    def _load(self, device: str, threads: int) -> _CrossEncoder:
         n_labels = None if _is_classifier(self.folder.path) else 1
-        return _CrossEncoder(self.folder, device=runtime.device, threads=runtime.threads, n_labels=n_labels)
+        loading = self._rounding(CrossEncoder, device)
+        return _CrossEncoder(self.folder, device=device, threads=threads, n_labels=n_labels, loading=loading)
 
     def _heads(self, model: Any) -> tuple[str, ...]:
         return tuple(head_modules(model))

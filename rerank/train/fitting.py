@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rerank.artifact import MANIFEST, new_artifact, verify_artifact
 from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.extras import need
+from rerank.train.processes import ALONE, Processes
+from rerank.train.rollouts import seed_of
 
 if TYPE_CHECKING:
     from rerank.train.groups import Groups
@@ -64,6 +66,8 @@ class Job(NamedTuple):
     """How good the weights are now, higher is better."""
     advance: Callable[[int], None]
     """Told of each step."""
+    processes: Processes = ALONE
+    """That train it; each has a job of its own, and the first one writes."""
 
     @property
     def n_steps(self) -> int:
@@ -180,30 +184,37 @@ def fit(job: Job) -> Fitted:
         disable_tqdm=True,
         use_cpu=job.student.device == "cpu",
         dataloader_pin_memory=False,
+        ddp_backend="gloo" if job.student.device == "cpu" and job.processes.size > 1 else None,
     )
-    if arguments.world_size > 1:
-        raise ModelError(
-            f"{arguments.world_size} processes train one model; several devices are not supported by this recipe: "
-            "start one process, and choose its device with --device"
-        )
     try:
         trainer = _trainer_class()(job, arguments, every)
     except (RuntimeError, ValueError, ImportError) as error:
         if not recipe.report_to:
             raise
         raise ConfigError(f"report_to {', '.join(recipe.report_to)}: {' '.join(str(error).split())[:200]}") from error
-    found = checkpoints(job.folder)
-    last = found[-1] if found else None
-    step = 0 if last is None else int(last.name.removeprefix("step-"))
-    for log in (job.log, job.completions):
-        _keep_lines(log, step)
+    last = job.processes.lead(lambda: _last_checkpoint(job))
     if last is not None:
-        verify_artifact(last)
+        step = _step_of(last)
         job.advance(step)
         logger.info("training goes on from step %d of %d", step, job.n_steps)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     fitted: Fitted = trainer.fitted()
     return fitted
+
+
+def _last_checkpoint(job: Job) -> Path | None:
+    """The checkpoint that the run goes on from; what was logged after it is forgotten."""
+    found = checkpoints(job.folder)
+    last = found[-1] if found else None
+    for log in (job.log, job.completions):
+        _keep_lines(log, 0 if last is None else _step_of(last))
+    if last is not None:
+        verify_artifact(last)
+    return last
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _keep_lines(log: Path, step: int) -> None:
@@ -230,8 +241,18 @@ def _trainer_class() -> Any:
     import torch
     import transformers
 
+    class Hull(torch.nn.Module):  # type: ignore[misc]  # torch leaves its type open
+        """A model that is where it is to be, and whose gradients are added up here: nobody moves or wraps it."""
+
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
     class Fitting(transformers.Trainer):  # type: ignore[misc]  # transformers comes without types here
-        """Trainer for a student and a recipe."""
+        """Trainer for a student and a recipe.
+
+        With several processes each has one, and all make the same steps.
+        """
 
         def __init__(self, job: Job, arguments: Any, every: int | None) -> None:
             recipe, per_step = job.recipe, job.recipe.optimiser.groups
@@ -252,38 +273,59 @@ def _trainer_class() -> Any:
 
         # -- steps ------------------------------------------------------------
 
-        def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+        def get_train_dataloader(self) -> Any:
+            """The places of each step's groups, in every process of all of them."""
+            return torch.utils.data.DataLoader(
+                self.train_dataset, batch_size=self._job.recipe.optimiser.groups, collate_fn=_collate
+            )
+
+        def _move_model_to_device(self, model: Any, device: Any) -> None:
+            """Nothing: it is on the student's."""
+
+        def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:  # noqa: FBT001, FBT002
+            return Hull(model)
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
             """The mean loss of a step; its gradient is in the weights."""
-            job, recipe = self._job, self._job.recipe
+            job, recipe, processes = self._job, self._job.recipe, self._job.processes
             model.train()
             step = self.state.global_step
+            if processes.size > 1:
+                # What a process drops out must not depend on what it computed before.
+                torch.manual_seed(seed_of(recipe.seed, step, processes.rank))
             total = torch.zeros((), device=job.student.device)
             items = torch.zeros((), device=job.student.device)
+            tokens = documents = 0
             if step % recipe.inner_steps == 0:
                 own = inputs["places"].tolist()
                 spare = spare_places(len(job.groups), recipe.n_spare, step, recipe.seed, own)
                 groups, others = ([job.groups[place] for place in places] for places in (own, spare))
-                self._batches = recipe.batches(job.student, groups, step, others)
+                self._batches = recipe.batches(job.student, groups, step, others, processes)
             for batch in self._batches:
                 loss, count = recipe.total(job.student, batch)
                 if loss.requires_grad:
-                    self.accelerator.backward(loss)
+                    processes.backward(loss)
                 total += loss.detach()
                 items += count
-                self._tokens += batch.tokens
-                self._documents += sum(len(group.documents) for group in batch.groups)
-            self._samples = recipe.samples(self._batches)
-            share = 1 / items.clamp(min=1)
-            for weight in model.parameters():
+                tokens += batch.tokens
+                documents += sum(len(group.documents) for group in batch.groups)
+            weights = [weight for weight in model.parameters() if weight.requires_grad]
+            processes.add_gradients(weights)
+            sums = processes.add(float(total), float(items), tokens, documents)
+            self._tokens += int(sums[2])
+            self._documents += int(sums[3])
+            share = 1 / max(sums[1], 1.0)
+            for weight in weights:
                 if weight.grad is not None:
                     weight.grad.mul_(share)
-            mean = total * share
+            mean = torch.tensor(sums[0] * share, device=self.args.device)
             if not torch.isfinite(mean):
                 raise self._not_finite("loss")
-            self._figures.append({"loss": float(mean), **recipe.figures(self._batches)})
+            told = self._batches
+            if processes.size > 1:
+                told = [batch for some in processes.gather(recipe.told(told)) for batch in some]
+            self._samples = recipe.samples(told)
+            self._figures.append({"loss": float(mean), **recipe.figures(told)})
             return mean
 
         def _clip_grad_norm(self, model: Any) -> Any:
@@ -388,6 +430,8 @@ def _trainer_class() -> Any:
             elif "train_runtime" in logs:
                 return
             super().log(logs, start_time)
+            if not self._job.processes.is_first:
+                return
             line = {"step": self.state.global_step, **{k: v for k, v in logs.items() if k != "total_flos"}}
             with self._job.log.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
@@ -402,6 +446,9 @@ def _trainer_class() -> Any:
         # -- checkpoints ------------------------------------------------------------
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
+            self._job.processes.lead(self._write_checkpoint)
+
+        def _write_checkpoint(self) -> None:
             job, step = self._job, self.state.global_step
             path = job.folder / "checkpoints" / f"step-{step:07d}"
             if path.is_dir():
@@ -410,7 +457,8 @@ def _trainer_class() -> Any:
                 with new_artifact(path, CHECKPOINT, VERSION, job.fingerprint) as draft:
                     job.student.save_weights(draft.path / WEIGHTS)
                     self._save_optimizer_and_scheduler(str(draft.path))
-                    self._save_rng_state(str(draft.path))
+                    if job.processes.size == 1:
+                        self._save_rng_state(str(draft.path))
                     for callback in [self.control]:
                         self.state.stateful_callbacks[type(callback).__name__] = callback.state()
                     self.state.save_to_json(str(draft.path / _STATE))

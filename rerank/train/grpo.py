@@ -11,6 +11,7 @@ trained weights alone, which is put in their place for as long as it is asked.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter
@@ -24,7 +25,8 @@ from rerank.engines.language_model import Item, Sampling
 from rerank.errors import ConfigError
 from rerank.rules.rule import at_least, one_of
 from rerank.train.answers import Reply, Verdict, read_reply
-from rerank.train.recipe import Recipe
+from rerank.train.processes import ALONE, Processes
+from rerank.train.recipe import Recipe, text_size
 from rerank.train.rewards import (
     GROUPRANK,
     RANK_R1,
@@ -69,6 +71,8 @@ class Rollout:
     """The tokens of the completions that differ."""
     which: list[int]
     """For each completion its place in `different`."""
+    place: int = 0
+    """Of its prompt among those of the step and, after them, those tried in place of some."""
     item: Item | None = None
     """What is computed; None where nothing can be learnt."""
     old: Any = None
@@ -180,9 +184,9 @@ class GRPO(Recipe):
             return RANK_R1
         return NDCGReward(10) if prompt.parser == "permutation" else GROUPRANK
 
-    def student(self, runtime: Runtime) -> Student:
+    def student(self, runtime: Runtime, processes: Processes = ALONE) -> Student:
         """The model, loaded and ready to be trained; its weights as they are become the reference."""
-        student = super().student(runtime)
+        student = super().student(runtime, processes)
         if self.beta:
             student.keep_reference()
         return student
@@ -253,13 +257,18 @@ class GRPO(Recipe):
     # -- a step ------------------------------------------------------------
 
     def batches(
-        self, student: Student, groups: Sequence[TrainingGroup], step: int = 0, spare: Sequence[TrainingGroup] = ()
+        self,
+        student: Student,
+        groups: Sequence[TrainingGroup],
+        step: int = 0,
+        spare: Sequence[TrainingGroup] = (),
+        processes: Processes = ALONE,
     ) -> list[Batch]:
         """The prompts of a step with their completions, as the weights as they are write them, in batches."""
         from rerank.train.student import Batch
 
         made = _writer(student)
-        rollouts = self.rollouts(made, groups, step, spare)
+        rollouts = self.rollouts(made, groups, step, spare, processes)
         batches: list[list[Rollout]] = []
         costs: list[int] = []
         for rollout in rollouts:
@@ -282,39 +291,61 @@ class GRPO(Recipe):
         ]
 
     def rollouts(
-        self, student: CausalLMStudent, groups: Sequence[TrainingGroup], step: int, spare: Sequence[TrainingGroup] = ()
+        self,
+        student: CausalLMStudent,
+        groups: Sequence[TrainingGroup],
+        step: int,
+        spare: Sequence[TrainingGroup] = (),
+        processes: Processes = ALONE,
     ) -> list[Rollout]:
-        """The prompts of groups with completions and what they are worth; draws depend on the seed and the step.
+        """The prompts of groups with completions and what they are worth, as far as this process computes them.
 
-        Those of `spare` come after them, as many as were tried for groups that teach nothing.
+        Draws depend on the seed, the step and the place of the prompt alone.  Prompts of `spare` come after those of
+        `groups`, as many as were tried for groups that teach nothing.
         """
-        found = self._rollouts(student, groups, step, 0)
-        tried = 0
-        while tried < len(spare):
-            dull = [rollout for rollout in found if rollout.counts and all_equal(rollout.rewards)]
-            some = spare[tried : tried + len(dull)]
-            if not some:
-                break
-            for other in self._rollouts(student, some, step, len(groups) + tried):
-                replaced = other if all_equal(other.rewards) else dull.pop()
-                replaced.counts = False
-                found.append(other)
-            tried += len(some)
-        return found
+        prompts = [*groups, *spare]
+        found: dict[int, Rollout] = {}
+        dull: dict[int, bool] = {}
 
-    def _rollouts(
-        self, student: CausalLMStudent, groups: Sequence[TrainingGroup], step: int, first: int
-    ) -> list[Rollout]:
-        """Of groups whose places in the step begin with `first`."""
-        requests = student.asked(groups, self.max_new_tokens)
-        places = range(first, first + len(groups))
-        seeds = [[seed_of(self.seed, step, place, i) for i in range(self.completions)] for place in places]
+        def tell(places: range) -> None:
+            own = processes.share([text_size(prompts[place]) for place in places])
+            some = self._rollouts(student, {places[i]: prompts[places[i]] for i in own}, step)
+            found.update((rollout.place, rollout) for rollout in some)
+            dull.update(processes.merge({rollout.place: all_equal(rollout.rewards) for rollout in some}))
+
+        tell(range(len(groups)))
+        counting = set(range(len(groups)))
+        tried = len(groups)
+        while tried < len(prompts):
+            without = sorted(place for place in counting if dull[place])
+            others = range(tried, min(tried + len(without), len(prompts)))
+            if not others:
+                break
+            tell(others)
+            for place in others:
+                if not dull[place]:
+                    counting.remove(without.pop())
+                    counting.add(place)
+            tried = others.stop
+        for place, rollout in found.items():
+            rollout.counts = place in counting
+        return [found[place] for place in sorted(found)]
+
+    def _rollouts(self, student: CausalLMStudent, groups: Mapping[int, TrainingGroup], step: int) -> list[Rollout]:
+        """Of groups by their places in the step."""
+        requests = student.asked(list(groups.values()), self.max_new_tokens)
+        seeds = [[seed_of(self.seed, step, place, i) for i in range(self.completions)] for place in groups]
         prompts = [request.tokens for request in requests]
         written = write(student, prompts, seeds, self.sampling)
-        return [self._judged(student, *each) for each in zip(groups, prompts, written, strict=True)]
+        return [self._judged(student, *each) for each in zip(groups.values(), prompts, written, groups, strict=True)]
 
     def _judged(
-        self, student: CausalLMStudent, group: TrainingGroup, prompt: tuple[int, ...], written: list[Written]
+        self,
+        student: CausalLMStudent,
+        group: TrainingGroup,
+        prompt: tuple[int, ...],
+        written: list[Written],
+        place: int,
     ) -> Rollout:
         reward = self.reward_for(student.prompt)
         n, begun = len(group.documents), student.bound.begun
@@ -327,7 +358,7 @@ class GRPO(Recipe):
         different = list(dict.fromkeys(each.tokens for each in written))
         places = {tokens: place for place, tokens in enumerate(different)}
         which = [places[each.tokens] for each in written]
-        return Rollout(group, prompt, written, replies, rewards, terms, advantages, different, which)
+        return Rollout(group, prompt, written, replies, rewards, terms, advantages, different, which, place)
 
     def _ask_reference(self, student: CausalLMStudent, batches: Sequence[Sequence[Rollout]]) -> None:
         with student.as_reference():
@@ -403,6 +434,14 @@ class GRPO(Recipe):
 
     # -- what logs say ------------------------------------------------------------
 
+    def told(self, batches: Sequence[Batch]) -> list[Batch]:
+        """The batches without token ids and tensors."""
+        nothing: dict[str, Any] = {"prompt": (), "different": [], "which": [], "item": None, "old": None}
+        return [
+            batch._replace(inputs=[dataclasses.replace(each, reference=None, **nothing) for each in batch.inputs])
+            for batch in batches
+        ]
+
     def figures(self, batches: Sequence[Batch]) -> Mapping[str, float]:
         """Rewards with their parts, verdicts, lengths, and how far the weights are from the reference."""
         rollouts = [rollout for batch in batches for rollout in batch.inputs]
@@ -413,7 +452,7 @@ class GRPO(Recipe):
 
     def samples(self, batches: Sequence[Batch]) -> list[dict[str, Any]]:
         """The completions of the first prompts of a step."""
-        rollouts = [rollout for batch in batches for rollout in batch.inputs]
+        rollouts = sorted((each for batch in batches for each in batch.inputs), key=lambda rollout: rollout.place)
         return [
             {
                 "qid": rollout.group.qid,

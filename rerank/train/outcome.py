@@ -44,6 +44,12 @@ def _card(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[st
     yield "```yaml"
     yield from _use(facts)
     yield "```"
+    if facts["quantised"] is not None:
+        yield ""
+        yield (
+            f"It was trained on layers rounded to {facts['quantised']}, and on the base as it is scores a little "
+            "differently; `rerank adapters merge` writes the model that was trained."
+        )
     yield ""
     yield "## Quality"
     yield ""
@@ -119,7 +125,8 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
 def training_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What a card and a report both say of a training."""
     share = facts["trained_weights"] / max(1, facts["weights"])
-    yield "base model", f"{facts['base_source']}, fingerprint {facts['base_fingerprint'][:16]}"
+    rounded = f", its layers rounded to {facts['quantised']}" if facts["quantised"] is not None else ""
+    yield "base model", f"{facts['base_source']}, fingerprint {facts['base_fingerprint'][:16]}{rounded}"
     yield "trained weights", f"{facts['trained_weights']:,} of {facts['weights']:,} ({share:.2%})"
     yield "adapter", json.dumps(facts["adapter"]) if facts["adapter"] is not None else "none, all weights"
     yield "loss", json.dumps(facts["loss"])
@@ -128,7 +135,9 @@ def training_facts(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "groups", f"{facts['groups']:,}, fingerprint {facts['groups_fingerprint'][:16]}"
     stopped = ", stopped early" if facts["stopped_early"] else ""
     yield "steps", f"{facts['steps']:,}{stopped}; the weights are those of step {facts['best_step']:,}"
-    yield "computed", f"on {facts['device']}, products in {facts['precision']}, {facts['seconds']:,.0f} seconds"
+    by = f" by {n} processes" if (n := facts["processes"]) > 1 else ""
+    by += ", each with a part of the frozen layers" if facts["divided"] else ""
+    yield "computed", f"on {facts['device']}{by}, products in {facts['precision']}, {facts['seconds']:,.0f} seconds"
     packages = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     yield "made with", f"rerank {facts['rerank']}, {packages}"
 

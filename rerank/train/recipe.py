@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from rerank.adapters.lora import LoRA
 from rerank.adapters.method import AdapterMethod
+from rerank.adapters.quantised import Quantisation
 from rerank.config import build, build_part, stage_tree
 from rerank.engines.engine import Engine
 from rerank.errors import ConfigError
@@ -32,6 +33,7 @@ from rerank.ready import recipe_path
 from rerank.registry import Part
 from rerank.rules.rule import at_least
 from rerank.stage import Pipeline, Stage
+from rerank.train.processes import ALONE, Processes
 from rerank.train.sources import GroupSource, beside, sources_from
 from rerank.yamlfile import Key, Tree, dump_yaml, read_yaml
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rerank.runtime import Runtime
+    from rerank.train.groups import TrainingGroup
     from rerank.train.student import Batch, Student
 
 R = TypeVar("R", bound="Recipe")
@@ -176,6 +179,9 @@ class Recipe(Part, ABC):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What products are computed in; weights, the optimiser and losses stay in float32.  `auto` is bfloat16 where the
     device computes it in hardware."""
+    quantise: Quantisation | None = None
+    """What the frozen layers are rounded to, for models that take too much memory: `nf4` (4 bits a weight) or `int8`;
+    needs bitsandbytes and an adapter.  Source of nf4: QLoRA (arXiv 2305.14314)."""
     dropout: float | None = None
     """Of the model's own dropout layers, in place of what it says.  In packed batches attention drops nothing."""
     checkpointing: bool = False
@@ -198,6 +204,11 @@ class Recipe(Part, ABC):
     def __post_init__(self) -> None:
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise ConfigError(f"{self.label}: dropout is {self.dropout}, 0 or more and less than 1 is needed")
+        if self.quantise is not None and self.adapter is None:
+            raise ConfigError(
+                f"{self.label}: quantise is {self.quantise}, but adapter is null: rounded weights cannot be trained; "
+                "give an adapter such as lora"
+            )
         at_least(
             self.label, 1, log_every=self.log_every, save_every=self.save_every, max_tokens=self.max_tokens,
         )  # fmt: skip
@@ -255,22 +266,34 @@ class Recipe(Part, ABC):
         if isinstance(student, CausalLMStudent) and not self.trains_text:
             student.check_scores()
 
-    def batches(self, student: Student, groups: Sequence[Any], step: int = 0, spare: Sequence[Any] = ()) -> list[Batch]:
-        """The groups of a step in batches.
+    def batches(
+        self,
+        student: Student,
+        groups: Sequence[TrainingGroup],
+        step: int = 0,
+        spare: Sequence[TrainingGroup] = (),
+        processes: Processes = ALONE,
+    ) -> list[Batch]:
+        """The groups of a step in batches, as far as this process computes them.
 
         Args:
             student: reads them.
             groups: the step's.
             step: its number, from 0.
             spare: `n_spare` others, which may take the place of some.
+            processes: that share the groups, this one among them.
         """
-        return student.batches(groups)
+        return student.batches(own_groups(groups, processes))
 
     @property
     def loss_told(self) -> Any:
         """What the card says of the loss."""
         loss = getattr(self, "loss", None)
         return "cross-entropy of answers" if loss is None else stage_tree(loss) if isinstance(loss, Part) else loss
+
+    def told(self, batches: Sequence[Batch]) -> list[Batch]:
+        """Of computed batches what `figures` and `samples` read of them, small enough to be sent to other processes."""
+        return []
 
     def figures(self, batches: Sequence[Batch]) -> Mapping[str, float]:
         """What a log says of a step beside its loss, once all its batches were computed."""
@@ -280,25 +303,41 @@ class Recipe(Part, ABC):
         """What was written in a step, for people who want to read some of it."""
         return []
 
-    def student(self, runtime: Runtime) -> Student:
-        """The model, loaded and ready to be trained."""
+    def student(self, runtime: Runtime, processes: Processes = ALONE) -> Student:
+        """The model, loaded and ready to be trained.
+
+        Raises:
+            ConfigError: parts that do not fit.
+            ModelError: a model that cannot be had or trained.
+        """
         from rerank.train.students import load_student
 
         self.check_before()
-        student = load_student(
-            self.engine,
-            runtime,
-            self.prompt,
-            method=self.adapter,
-            precision=self.precision,
-            dropout=self.dropout,
-            checkpointing=self.checkpointing,
-            freeze_embeddings=self.freeze_embeddings,
-            seed=self.seed,
-            max_tokens=self.max_tokens,
-            batch_tokens=self.optimiser.batch_tokens,
-            start=self.start_folder,
-        )
+
+        def load() -> Student:
+            return load_student(
+                self.engine,
+                runtime,
+                self.prompt,
+                method=self.adapter,
+                precision=self.precision,
+                quantise=self.quantise,
+                dropout=self.dropout,
+                checkpointing=self.checkpointing,
+                freeze_embeddings=self.freeze_embeddings,
+                seed=self.seed,
+                max_tokens=self.max_tokens,
+                batch_tokens=self.optimiser.batch_tokens,
+                start=self.start_folder,
+                shards=processes.shards,
+            )
+
+        if processes.shards is None:
+            student = load()
+        else:
+            # Memory has room for one whole model.
+            student = processes.in_turn(load)
+            processes.shards.begin()
         self.check(student)
         return student
 
@@ -340,6 +379,16 @@ class Recipe(Part, ABC):
             )
         start: dict[str, Any] = {"start": str(adapter.expanduser().resolve())}
         return dataclasses.replace(self, **start)
+
+
+def own_groups(groups: Sequence[TrainingGroup], processes: Processes) -> list[TrainingGroup]:
+    """The groups of a step that this process computes."""
+    return [groups[place] for place in processes.share([text_size(group) for group in groups])]
+
+
+def text_size(group: TrainingGroup) -> int:
+    """About how much there is to read in a group, in characters."""
+    return sum(map(len, group.documents)) + len(group.query) * len(group.documents)
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rerank.errors import ConfigError
-from rerank.train.recipe import Recipe
+from rerank.train.processes import ALONE, Processes
+from rerank.train.recipe import Recipe, own_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.train.groups import TrainingGroup
     from rerank.train.student import Batch, Student
 
 
@@ -51,7 +53,14 @@ class SFT(Recipe):
             )
         target_of(student.prompt, (1.0,))
 
-    def batches(self, student: Student, groups: Sequence[Any], step: int = 0, spare: Sequence[Any] = ()) -> list[Batch]:
+    def batches(
+        self,
+        student: Student,
+        groups: Sequence[TrainingGroup],
+        step: int = 0,
+        spare: Sequence[TrainingGroup] = (),
+        processes: Processes = ALONE,
+    ) -> list[Batch]:
         """The prompts of a step with their answers, in batches of one query or several."""
         from rerank.train.causal_lm_student import CausalLMStudent
         from rerank.train.student import Batch
@@ -59,7 +68,8 @@ class SFT(Recipe):
         if not isinstance(student, CausalLMStudent):
             raise ConfigError("sft: trains language models only")
         made: list[Batch] = []
-        for group, answered in zip(groups, student.answers(groups, self.relevant, self.top), strict=True):
+        own = own_groups(groups, processes)
+        for group, answered in zip(own, student.answers(own, self.relevant, self.top), strict=True):
             cost = student.cost([each.item for each in answered])
             if made and made[-1].tokens + cost <= student.scorer.batch_tokens:
                 last = made[-1]

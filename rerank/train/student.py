@@ -11,12 +11,13 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from rerank.adapters.method import AdapterMethod
+from rerank.adapters.quantised import Quantisation, is_quantised, n_numbers, quantised_loading
 from rerank.engines.engine import Asker, Engine
 from rerank.engines.lora import CONFIG, WEIGHTS, read_adapter
-from rerank.engines.scorer import shorter_type
+from rerank.engines.scorer import Scorer, shorter_type
 from rerank.engines.text_model import quiet_loading
 from rerank.errors import ConfigError, ModelError
 from rerank.models import ModelFolder, resolve_model
@@ -27,7 +28,12 @@ from rerank.train.groups import TrainingGroup
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.train.sharding import Shards
+
 Precision = Literal["auto", "float32", "bfloat16"]
+
+_ACCELERATOR_TOKENS = 32768
+"""Computed together, as engines do there."""
 
 
 class Batch(NamedTuple):
@@ -48,6 +54,7 @@ class Student(ABC):
         runtime: its device and threads.
         method: the adapter method; None trains all weights.
         precision: what products are computed in; weights that are trained stay in float32.
+        quantise: what the frozen layers are rounded to; None: they are not.
         dropout: of the model's own dropout layers; None leaves them as the model has them.
         checkpointing: whether what layers compute is computed again for the gradient.
         freeze_embeddings: whether the vocabulary's vectors stay as they are, where all weights are trained.
@@ -55,6 +62,7 @@ class Student(ABC):
         max_tokens: what inputs are cut to.
         batch_tokens: computed together; None: as many as the engine would.
         start: an adapter of this method whose weights are gone on from.
+        shards: keep the frozen layers in parts, of which this process has one; None: it has the whole model.
     """
 
     scorer: Any
@@ -62,6 +70,8 @@ class Student(ABC):
     trained: Any
     """The model as peft has wrapped it, or itself."""
     prompt: Prompt | None = None
+    divides: ClassVar[bool] = False
+    """Whether frozen layers can be kept in parts."""
 
     def __init__(
         self,
@@ -70,6 +80,7 @@ class Student(ABC):
         *,
         method: AdapterMethod | None,
         precision: Precision,
+        quantise: Quantisation | None,
         dropout: float | None,
         checkpointing: bool,
         freeze_embeddings: bool,
@@ -77,10 +88,18 @@ class Student(ABC):
         max_tokens: int | None,
         batch_tokens: int | None,
         start: Path | None = None,
+        shards: Shards | None = None,
     ) -> None:
         import torch
 
-        self.engine, self.method, self.max_tokens = engine, method, max_tokens
+        if shards is not None and not (self.divides and method is not None and quantise is None):
+            raise ConfigError(
+                f"{engine.label}: accelerate was told to use FSDP, which divides the frozen layers of causal_lm models "
+                "with an adapter, and not rounded ones (quantise); start with distributed_type: MULTI_GPU, where each "
+                "process has the whole model"
+            )
+
+        self.engine, self.method, self.max_tokens, self.quantise = engine, method, max_tokens, quantise
         name, revision = engine.model, engine.revision  # type: ignore[attr-defined]
         self.name: str = name
         self.folder: ModelFolder = resolve_model(name, revision, runtime.home)
@@ -90,7 +109,8 @@ class Student(ABC):
             self.precision = "float32"
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.scorer = self._load(runtime)
+            # A model that is divided is whole only outside the device.
+            self.scorer = self._load("cpu" if shards is not None else runtime.device, runtime.threads)
         if batch_tokens is not None:
             self.scorer.batch_tokens = batch_tokens
         model = self.scorer.model
@@ -117,13 +137,25 @@ class Student(ABC):
             for weight in model.parameters():
                 weight.requires_grad_(requires_grad=id(weight) not in frozen)
         self._wrapped()
+        if shards is not None:
+            shards.hold(self.scorer.transformer)
+            model.to(self.device)
+            self.scorer.device = self.device
+            if batch_tokens is None and self.device != "cpu":
+                self.scorer.batch_tokens = _ACCELERATOR_TOKENS
         self._reference: dict[str, Tensor] = {}
 
     # -- loading ------------------------------------------------------------
 
     @abstractmethod
-    def _load(self, runtime: Runtime) -> Any:
+    def _load(self, device: str, threads: int) -> Any:
         """The scorer, in float32."""
+
+    def _rounding(self, kind: type[Scorer], device: str) -> dict[str, Any]:
+        """How the folder is loaded rounded, where it is to be."""
+        if self.quantise is None:
+            return {}
+        return quantised_loading(self.quantise, kind.without_weights(self.folder).model, device, self.precision)
 
     def _start_from(self, start: Path, runtime: Runtime) -> None:
         """Takes the weights of an adapter.
@@ -139,7 +171,7 @@ class Student(ABC):
         adapter.check_base(self.folder)
         if self.prompt is not None:
             adapter.check_prompt(self.prompt.name, self.prompt.fingerprint)
-        found = load_file(adapter.path / WEIGHTS, device=self.device)
+        found = load_file(adapter.path / WEIGHTS, device=self.scorer.device)
         own = get_peft_model_state_dict(self.trained, save_embedding_layers=False)
         shapes, wanted = ({name: tuple(each.shape) for name, each in some.items()} for some in (found, own))
         odd = next((name for name in sorted({**shapes, **wanted}) if shapes.get(name) != wanted.get(name)), None)
@@ -168,6 +200,8 @@ class Student(ABC):
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
             frozen = isinstance(module, torch.nn.Linear) and not module.weight.requires_grad
+            if frozen and is_quantised(module.weight):
+                continue
             # Heads are computed in 32 bits, and a pooler belongs to one.
             if frozen and module is not output and name.startswith(prefix) and "pooler" not in name:
                 module.to(torch.bfloat16)
@@ -194,6 +228,8 @@ class Student(ABC):
         """The groups of a step in batches of as many tokens as are computed together, or of one larger group."""
         batches: list[Batch] = []
         some: list[tuple[TrainingGroup, Any, int]] = []
+        if not groups:
+            return batches
         for group, (inputs, tokens) in zip(groups, self.inputs(groups), strict=True):
             if some and sum(n for _, _, n in some) + tokens > self.scorer.batch_tokens:
                 batches.append(_batch(some))
@@ -220,7 +256,7 @@ class Student(ABC):
 
     def n_weights(self) -> tuple[int, int]:
         """How many numbers are trained, and how many there are."""
-        every = sum(weight.numel() for weight in self.trained.parameters())
+        every = sum(map(n_numbers, self.trained.parameters()))
         return sum(weight.numel() for weight in self.weights().values()), every
 
     def save_weights(self, path: Path) -> None:

@@ -14,16 +14,19 @@ from typing import Any
 
 from rerank import __version__
 from rerank.adapters.artifact import KIND, VERSION, AdapterFacts
+from rerank.adapters.quantised import check_quantises
 from rerank.artifact import fingerprint, lock, new_artifact, write_json, write_text
 from rerank.config import stage_tree
 from rerank.engines.text_model import torch_threads
 from rerank.errors import ArtifactError, ConfigError
+from rerank.models import resolve_model
 from rerank.models.checksums import model_fingerprint
 from rerank.runtime import Runtime
 from rerank.stage import Stage
 from rerank.train.fitting import Fitted, Job, fit, read_log
 from rerank.train.groups import Groups, build_groups
 from rerank.train.outcome import card_text, report_text
+from rerank.train.processes import Processes, together
 from rerank.train.recipe import Recipe
 from rerank.train.student import Student
 from rerank.train.validation import Validator
@@ -50,7 +53,8 @@ class Trained:
 def train(recipe: Recipe, out: Path, runtime: Runtime | None = None, *, name: str = "") -> Trained:
     """Trains what `recipe` says and leaves it in the folder `out`.
 
-    A run that was interrupted goes on from its last checkpoint; one that is finished is given back as it is.
+    A run that was interrupted goes on from its last checkpoint; one that is finished is given back as it is.  Where a
+    launcher (accelerate launch, torchrun) started several processes, they train together, and each calls this.
 
     Args:
         recipe: what is trained, on what, how.
@@ -66,36 +70,70 @@ def train(recipe: Recipe, out: Path, runtime: Runtime | None = None, *, name: st
     """
     with contextlib.ExitStack() as stack:
         active = runtime if runtime is not None else stack.enter_context(Runtime.current_or_new())
-        stack.enter_context(lock(out, "trains"))
+        processes = stack.enter_context(together(active.device))
+        if processes.is_first:
+            stack.enter_context(lock(out, "trains"))
         stack.enter_context(torch_threads(active.threads))
-        return _train(recipe, out, active, name or out.name)
+        return _train(recipe, out, active, name or out.name, processes)
 
 
-def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str) -> Trained:
+def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str, processes: Processes) -> Trained:
     started = time.perf_counter()
     recipe.check_before()
-    groups = build_groups(recipe.groups, runtime)
-    student = recipe.student(runtime)
+    if recipe.quantise is not None:
+        check_quantises(recipe.quantise)
+    groups = processes.lead(lambda: build_groups(recipe.groups, runtime))
+    processes.lead(lambda: _fetch(recipe, runtime))
+    student = recipe.student(runtime, processes)
     validator = None
     if recipe.evaluation is not None:
-        validator = Validator(recipe.evaluation, student, runtime, recipe.seed)
+        evaluation = recipe.evaluation
+        validator = processes.first(lambda: Validator(evaluation, student, runtime, recipe.seed, processes))
     key = run_fingerprint(recipe, groups, student)
-    done = _claim(out, key)
+    _check_same(key, processes)
+    done = processes.lead(lambda: _claim(out, key))
     if done is not None:
         return done
-    write_text(out / "recipe.yaml", recipe.to_yaml(name))
+    if processes.is_first:
+        write_text(out / "recipe.yaml", recipe.to_yaml(name))
     n_steps = recipe.n_steps(len(groups))
     shared: frozenset[Stage] = validator.shared() if validator is not None else frozenset()
     with runtime.sharing(shared), runtime.progress("training", n_steps, "steps") as advance:
-        fitted = fit(Job(recipe, student, groups, out, key, validator, advance))
-    facts = _facts(recipe, groups, student, validator, fitted, name, time.perf_counter() - started)
-    model = _save(recipe, student, out, key, name, fitted, runtime.home / "models" / "checksums.json")
-    write_json(out / "facts.json", facts)
-    log = read_log(out / "metrics.jsonl")
-    write_text(out / "README.md", card_text(facts, groups.card(), log))
-    write_text(out / "report.html", report_text(facts, groups.card(), log))
-    write_json(out / STATE, {"fingerprint": key, "finished": True, "model": model.name, "fitted": fitted._asdict()})
-    return Trained(out, model, fitted, facts)
+        fitted = fit(Job(recipe, student, groups, out, key, validator, advance, processes))
+
+    def finish() -> Trained:
+        seconds = time.perf_counter() - started
+        facts = _facts(recipe, groups, student, validator, fitted, name, seconds, processes)
+        model = _save(recipe, student, out, key, name, fitted, runtime.home / "models" / "checksums.json")
+        write_json(out / "facts.json", facts)
+        log = read_log(out / "metrics.jsonl")
+        write_text(out / "README.md", card_text(facts, groups.card(), log))
+        write_text(out / "report.html", report_text(facts, groups.card(), log))
+        write_json(out / STATE, {"fingerprint": key, "finished": True, "model": model.name, "fitted": fitted._asdict()})
+        return Trained(out, model, fitted, facts)
+
+    return processes.lead(finish)
+
+
+def _fetch(recipe: Recipe, runtime: Runtime) -> None:
+    """Brings the model to where every process finds it."""
+    if isinstance(name := getattr(recipe.engine, "model", None), str):
+        resolve_model(name, getattr(recipe.engine, "revision", None), runtime.home)
+
+
+def _check_same(key: str, processes: Processes) -> None:
+    """Returns when all processes train the same.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    keys = processes.gather(key)
+    other = next((rank for rank, found in enumerate(keys) if found != keys[0]), None)
+    if other is not None:
+        raise ConfigError(
+            f"process {other} has another recipe, model, data or version than process 0; give all the same files, and "
+            "let machines share RERANK_HOME and the folder (--out)"
+        )
 
 
 def run_fingerprint(recipe: Recipe, groups: Groups, student: Student) -> str:
@@ -103,6 +141,8 @@ def run_fingerprint(recipe: Recipe, groups: Groups, student: Student) -> str:
     tree = stage_tree(dataclasses.replace(recipe, groups=(), report_to=()), hashes=True)
     for fields in tree.values():
         fields |= {"log_every": 1, "save_every": 1}
+        if fields["quantise"] is None:  # runs that began before there was such a field go on
+            del fields["quantise"]
     prompt = student.prompt.fingerprint if student.prompt is not None else None
     return fingerprint([__version__, tree, groups.fingerprint, student.folder.fingerprint, prompt, student.precision])
 
@@ -150,6 +190,7 @@ def _save(recipe: Recipe, student: Student, out: Path, key: str, name: str, fitt
         heads=student.heads,
         recipe=recipe.to_yaml(name),
         step=fitted.best_step,
+        quantised=recipe.quantise,
     )
     with new_artifact(folder, KIND, VERSION, config=facts.tree()) as draft:
         student.save_model(draft.path)
@@ -165,6 +206,7 @@ def _facts(
     fitted: Fitted,
     name: str,
     seconds: float,
+    processes: Processes,
 ) -> dict[str, Any]:
     trained, every = student.n_weights()
     evaluation = recipe.evaluation
@@ -185,7 +227,10 @@ def _facts(
         "weights": every,
         "trained_weights": trained,
         "precision": student.precision,
+        "quantised": recipe.quantise,
         "device": student.device,
+        "processes": processes.size,
+        "divided": processes.shards is not None,
         "steps": fitted.steps,
         "best_step": fitted.best_step,
         "stopped_early": fitted.stopped_early,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from statistics import fmean
 
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
@@ -13,6 +14,7 @@ from rerank.run import Run
 from rerank.runtime import Runtime
 from rerank.stage import Pipeline, Stage
 from rerank.train.current import CURRENT
+from rerank.train.processes import ALONE, Processes
 from rerank.train.recipe import Validation, ValidationSet, asks_current
 from rerank.train.sources import held_out
 from rerank.train.student import Student
@@ -47,12 +49,22 @@ class Validator:
         student: whose weights change.
         runtime: runs the pipeline; it is told of the student as the engine `current`.
         seed: of samples of queries.
+        processes: that share the queries; each has the same weights.
     """
 
-    def __init__(self, validation: Validation, student: Student, runtime: Runtime, seed: int) -> None:
+    def __init__(
+        self,
+        validation: Validation,
+        student: Student,
+        runtime: Runtime,
+        seed: int,
+        processes: Processes = ALONE,
+    ) -> None:
         self._validation, self._student, self._runtime = validation, student, runtime
+        self._processes = processes
         self._data = [validation_data(one, seed, runtime) for one in validation.on]
-        self._topics = [data.topics() for data in self._data]
+        self._own = [_part(data, processes) for data in self._data]
+        self._topics = [data.topics() for data in self._own]
         for topics in self._topics:
             validation.pipeline.fits(topics)
         self.last: list[float] = []
@@ -67,12 +79,16 @@ class Validator:
         pipeline, measure = self._validation.pipeline, self._validation.measure
         asker = self._student.asker()
         self.last = []
-        for data, topics in zip(self._data, self._topics, strict=True):
+        for data, topics in zip(self._own, self._topics, strict=True):
             self._runtime.forget(CURRENT)
             self._runtime.resource(CURRENT, lambda: asker)
-            ranking: Ranking = self._runtime.rank(pipeline, topics)
-            found = evaluate_run(Run("current", ranking, {}, ()), data, [measure])
-            self.last.append(next(iter(found.means.values())))
+            # No document, as for a query without candidates, is worth nothing by any measure.
+            values = [0.0] * len(data.queries)
+            if topics.qids or self._processes.size == 1:
+                ranking: Ranking = self._runtime.rank(pipeline, topics)
+                found = evaluate_run(Run("current", ranking, {}, ()), data, [measure])
+                values = next(iter(found.per_query.values())).tolist()
+            self.last.append(fmean([value for some in self._processes.gather(values) for value in some]))
         self._runtime.stats.clear()
         return sum(self.last) / len(self.last)
 
@@ -84,6 +100,14 @@ class Validator:
     def names(self) -> list[str]:
         """The data sets, with their splits."""
         return [f"{data.name} ({data.split})" for data in self._data]
+
+
+def _part(data: Dataset, processes: Processes) -> Dataset:
+    """The queries that this process measures: of those that have judgments each process has as many."""
+    if processes.size == 1:
+        return data
+    judged = [qid for qid in data.queries if (data.qrels or {}).get(qid)]
+    return data.with_queries(judged[processes.rank :: processes.size])
 
 
 def _upstream(stage: Stage) -> Iterator[Stage]:

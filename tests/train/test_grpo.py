@@ -424,9 +424,9 @@ def test_later_steps_on_the_same_completions_are_held_to_the_first(
     seen: list[tuple[int, list[str]]] = []
     whole = GRPO.batches
 
-    def told(self: GRPO, student: Any, groups: Any, step: int = 0, spare: Any = ()) -> Any:
+    def told(self: GRPO, student: Any, groups: Any, step: int, *rest: Any) -> Any:
         seen.append((step, [group.qid for group in groups]))
-        return whole(self, student, groups, step, spare)
+        return whole(self, student, groups, step, *rest)
 
     monkeypatch.setattr(GRPO, "batches", told)
     text = text_from(
