@@ -218,7 +218,7 @@ class _Batch(NamedTuple):
     tokens: PairTokens | None
 
 
-class _Trimming:
+class Trimming:
     """Gives free memory back to the system, now and then, where the C library can."""
 
     def __init__(self) -> None:
@@ -250,7 +250,7 @@ class Worker:
         """Computes in this thread, since models want to be called in the thread that loaded them."""
         threading.Thread(target=self._read, name="read", daemon=True).start()
         threading.Thread(target=self._work, args=(self._reading, _text_verbs()), name="texts", daemon=True).start()
-        self._work(self._computing, _verbs(), _Trimming())
+        self._work(self._computing, _verbs(), Trimming())
 
     def _read(self) -> None:
         with self._link.makefile("rb") as stream:

@@ -176,9 +176,11 @@ def test_answers_on_a_kept_connection_are_sent_without_delay():
     assert asyncio.run(taken()) != 0
 
 
-def test_the_workers_threads_do_not_spin_while_they_wait(server):
+def test_the_workers_threads_soon_sleep_when_they_wait_and_few_kernels_are_kept(server):
     environment = Path(f"/proc/{server.worker_pid}/environ").read_bytes().split(b"\0")
-    assert f"OMP_WAIT_POLICY={os.environ.get('OMP_WAIT_POLICY', 'PASSIVE')}".encode() in environment
+    usual = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128"}
+    for name, value in usual.items():
+        assert f"{name}={os.environ.get(name, value)}".encode() in environment
 
 
 # -- the end ------------------------------------------------------------

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -481,3 +482,19 @@ heavy = {{"torch", "transformers", "sentence_transformers", "faiss", "numba", "s
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_free_memory_goes_back_to_the_system_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rerank.serve.worker import Trimming
+
+    now, given = [100.0], []
+    monkeypatch.setattr("rerank.serve.worker.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("rerank.serve.worker.ctypes.CDLL", lambda _: SimpleNamespace(malloc_trim=given.append))
+    trim = Trimming()
+    for seconds, times in ((1, 0), (20, 1), (1, 1), (20, 2)):
+        now[0] += seconds
+        trim()
+        assert len(given) == times
+    monkeypatch.setattr("rerank.serve.worker.ctypes.CDLL", lambda _: SimpleNamespace())
+    now[0] += 20
+    Trimming()()
