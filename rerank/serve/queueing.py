@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ _BATCH_SECONDS = 0.25
 """How much work a batch is meant to be: a newcomer waits for two of them at most."""
 _LEAST_BATCH_TOKENS = 4096
 """Less would leave processors waiting for memory: what engines take at once."""
+_PATIENCE = 0.5
+"""The share of the longest wait from which on a request is refused: better at once than after the whole of it."""
 _LEARNING = 0.2
 _OWN_FAULT = ("memory", "error", "ModelError")
 """Failures that one question of a batch may cause, so that the others are tried without it."""
@@ -178,6 +180,7 @@ class _Entry:
     """A request that was accepted and is not answered."""
 
     work: Work
+    client: str
     ticket: Ticket
     lane: _Lane
     done: asyncio.Future[Outcome]
@@ -244,7 +247,7 @@ class Queue:
         Raises:
             ApiError: refused, waited too long, or failed.
         """
-        self._admit(work)
+        self._admit(work, client)
         entry = self._enter(work, client)
         loop = asyncio.get_running_loop()
         expiry = loop.call_later(self.limits.queue_seconds, self._expire, entry)
@@ -300,7 +303,7 @@ class Queue:
 
     # -- entering and leaving -------------------------------------------------------
 
-    def _admit(self, work: Work) -> None:
+    def _admit(self, work: Work, client: str) -> None:
         if self._closed:
             raise not_ready("the server is shutting down")
         if len(self._entries) >= self.limits.max_concurrent_requests:
@@ -311,13 +314,27 @@ class Queue:
             raise overloaded(
                 f"about {queued:,} tokens wait already, and {self.limits.max_queued_tokens:,} may", self.retry_after()
             )
+        seconds = self._seconds_until_turn(client)
+        if seconds > self.limits.queue_seconds * _PATIENCE:
+            raise overloaded(
+                f"what this client asked for already takes about {seconds:.0f} seconds", min(60, 1 + int(seconds))
+            )
+
+    def _seconds_until_turn(self, client: str) -> float:
+        """After how long a client's next request gets its first batch, as far as can be told: clients take turns."""
+        if not self._tokens_per_second:
+            return 0.0
+        waiting: Counter[str] = Counter()
+        for entry in self._entries:
+            waiting[entry.client] += entry.waiting_tokens
+        return sum(min(tokens, waiting[client]) for tokens in waiting.values()) / self._tokens_per_second
 
     def _enter(self, work: Work, client: str) -> _Entry:
         lane = self._lanes.setdefault(work.lane, _Lane(work.lane))
         loop = asyncio.get_running_loop()
         ticket = lane.scheduler.submit(work.steps(), client)
         tokens = work.estimate.tokens(work.n_characters)
-        entry = _Entry(work, ticket, lane, loop.create_future(), loop.time(), tokens, work.n_documents)
+        entry = _Entry(work, client, ticket, lane, loop.create_future(), loop.time(), tokens, work.n_documents)
         lane.entries[ticket] = entry
         self._entries.add(entry)
         self._empty.clear()

@@ -178,6 +178,30 @@ def test_only_so_many_requests_are_under_way(model):
     with_server(main, model, max_concurrent_requests=3)
 
 
+def test_what_would_wait_too_long_is_refused_at_once_and_other_clients_have_their_turn(model):
+    async def main(server: Server) -> None:
+        await asks(server, "greedy", "a =1")  # how fast the worker is becomes known
+        server.worker.gate.clear()
+        waiting, refused = [], None
+        for n in range(1000):
+            task = asks(server, "greedy", f"{n} {'word ' * 400}")
+            await asyncio.sleep(0.001)
+            if task.done():
+                refused = task.exception()
+                break
+            waiting.append(task)
+        assert isinstance(refused, ApiError)
+        assert (refused.status, refused.kind) == (429, "overloaded")
+        assert int(refused.headers["Retry-After"]) >= 5
+        modest = asks(server, "modest", "a =1")
+        await asyncio.sleep(0.01)
+        assert waiting and not modest.done()
+        server.worker.gate.set()
+        await asyncio.gather(modest, *waiting)
+
+    with_server(main, model, max_batch_tokens=100, max_queued_tokens=10_000_000, queue_timeout=10)
+
+
 def test_who_waits_too_long_for_a_turn_gets_503(model):
     async def main(server: Server) -> None:
         server.worker.gate.clear()
