@@ -13,6 +13,8 @@ from tiny_models import WORDS
 
 SPLITS = {"train": range(12), "dev": range(12, 18)}
 TOPICS = [word for word in WORDS if len(word) > 3 and not word.startswith("#")]
+PAIRS = [("the lift of a wing", "a wing has lift and drag"), ("sun", "moon " * 9), ("heat", "heat of the sun")]
+"""Queries and documents to score."""
 
 
 def write_collection(folder: Path) -> Path:

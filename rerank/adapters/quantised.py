@@ -14,6 +14,9 @@ from rerank.extras import need
 Quantisation = Literal["nf4", "int8"]
 """`nf4`: 4 bits a weight, in blocks with a scale each, the scales in 8 bits.  Source: QLoRA (arXiv 2305.14314).
 `int8`: 8 bits a weight, and of what it is multiplied by.  Source: LLM.int8() (arXiv 2208.07339)."""
+_PACKS = "support_avx512bf16_for_cpu"
+"""The attribute of bitsandbytes' layers (0.47 to 0.50) that says whether they turn their weights into another form at
+rest."""
 
 
 def check_quantises(kind: Quantisation) -> None:
@@ -72,10 +75,6 @@ def compute_alike(model: Any) -> None:
     for module in model.modules():
         if hasattr(module, _PACKS):
             setattr(module, _PACKS, False)
-
-
-_PACKS = "support_avx512bf16_for_cpu"
-"""The attribute of bitsandbytes' layers (0.47 to 0.50) that says so."""
 
 
 def is_quantised(weight: Any) -> bool:

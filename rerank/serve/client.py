@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -43,6 +43,8 @@ class _Call(NamedTuple, Generic[T]):
     path: str
     body: dict[str, Any]
     read: Callable[[Reply], T]
+    known: T | None = None
+    """What is known beforehand, so that nothing is sent."""
 
 
 class _Server:
@@ -90,6 +92,8 @@ class _Server:
             DataError: it cannot be used as given.
             ServerError: the server cannot be reached, refuses, or does not answer.
         """
+        if call.known is not None:
+            return call.known
         body = call.body if self._model is None else {"model": self._model, **call.body}
 
         async def job(session: Session) -> T:
@@ -112,7 +116,8 @@ class _Server:
         if k is not None:
             body["top_n"] = _at_least_one(k)
         body |= {name: True for name, wanted in {"raw_scores": raw_scores, "explain": explain}.items() if wanted}
-        return _Call("/v1/rerank", body, lambda reply: _ranked(reply, query, pairs, k))
+        known = None if pairs else RankedDocs(query, ())
+        return _Call("/v1/rerank", body, lambda reply: _ranked(reply, query, pairs, k), known)
 
     def search(self, query: str, k: int) -> _Call[list[Hit]]:
         """Of `Client.search`."""
@@ -126,7 +131,7 @@ class _Server:
         body: dict[str, Any] = {"text_1": left, "text_2": documents}
         if raw_scores:
             body["raw_scores"] = True
-        return _Call("/v1/score", body, lambda reply: _scores(reply, len(pairs)))
+        return _Call("/v1/score", body, lambda reply: _scores(reply, len(pairs)), None if pairs else _none())
 
     def embed(self, texts: Sequence[str], side: Side, dimensions: int | None) -> _Call[npt.NDArray[np.float32]]:
         """Of `Client.embed`."""
@@ -135,7 +140,8 @@ class _Server:
         body: dict[str, Any] = {"input": list(texts), "input_type": side, "encoding_format": "base64"}
         if dimensions is not None:
             body["dimensions"] = _at_least_one(dimensions)
-        return _Call("/v1/embeddings", body, lambda reply: _vectors(reply, len(texts)))
+        known = None if len(texts) else _none().reshape(0, 0)
+        return _Call("/v1/embeddings", body, lambda reply: _vectors(reply, len(texts)), known)
 
 
 class _Connected:
@@ -211,8 +217,7 @@ class Client(_Connected):
             DataError: the query, a document or the model's name cannot be used as given.
             ServerError: the server cannot be reached, refuses, or does not answer.
         """
-        call = self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain)
-        return self._done(call) if call.body["documents"] else RankedDocs(query, ())
+        return self._done(self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain))
 
     def search(self, query: str, k: int = 10) -> list[Hit]:
         """The first `k` documents that the served pipeline finds, best first.
@@ -230,7 +235,7 @@ class Client(_Connected):
             DataError: as by `rerank`, or the model gives no scores to single pairs.
             ServerError: as by `rerank`.
         """
-        return self._done(self._server.score(pairs, raw_scores=raw_scores)) if pairs else _none()
+        return self._done(self._server.score(pairs, raw_scores=raw_scores))
 
     def embed(
         self, texts: Sequence[str], side: Side = "document", *, dimensions: int | None = None
@@ -246,11 +251,11 @@ class Client(_Connected):
             DataError: as by `rerank`, or the model makes no vectors.
             ServerError: as by `rerank`.
         """
-        call = self._server.embed(texts, side, dimensions)
-        return self._done(call) if len(texts) else _none().reshape(0, 0)
+        return self._done(self._server.embed(texts, side, dimensions))
 
     def _done(self, call: _Call[T]) -> T:
-        return self._server.http.finish(self._server.sent(call))
+        # Without connections, which would be opened for nothing.
+        return call.known if call.known is not None else self._server.http.finish(self._server.sent(call))
 
 
 class AsyncClient(_Connected):
@@ -282,26 +287,21 @@ class AsyncClient(_Connected):
         explain: bool = False,
     ) -> RankedDocs:
         """As `Client.rerank`."""
-        call = self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain)
-        return await self._done(call) if call.body["documents"] else RankedDocs(query, ())
+        return await self._server.sent(self._server.rerank(query, docs, k, raw_scores=raw_scores, explain=explain))
 
     async def search(self, query: str, k: int = 10) -> list[Hit]:
         """As `Client.search`."""
-        return await self._done(self._server.search(query, k))
+        return await self._server.sent(self._server.search(query, k))
 
     async def score(self, pairs: Sequence[tuple[str, str]], *, raw_scores: bool = False) -> npt.NDArray[np.float32]:
         """As `Client.score`."""
-        return await self._done(self._server.score(pairs, raw_scores=raw_scores)) if pairs else _none()
+        return await self._server.sent(self._server.score(pairs, raw_scores=raw_scores))
 
     async def embed(
         self, texts: Sequence[str], side: Side = "document", *, dimensions: int | None = None
     ) -> npt.NDArray[np.float32]:
         """As `Client.embed`."""
-        call = self._server.embed(texts, side, dimensions)
-        return await self._done(call) if len(texts) else _none().reshape(0, 0)
-
-    def _done(self, call: _Call[T]) -> Awaitable[T]:
-        return self._server.sent(call)
+        return await self._server.sent(self._server.embed(texts, side, dimensions))
 
 
 def _none() -> npt.NDArray[np.float32]:

@@ -19,9 +19,8 @@ logger = logging.getLogger(__name__)
 _LONGEST_PAUSE_SECONDS = 30.0
 _PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "2000"}
 """OpenMP's threads otherwise spin for milliseconds while they wait for each other.  On processors that the front,
-clients or others use too, they then burn what the one that is waited for needs: 5 times the processor seconds a request
-were seen.  Not to spin at all costs half as much time again where nothing else runs, for there are hundreds of waits in
-a batch; most are shorter than the 20 microseconds that these turns take."""
+clients or others use too, they then burn what the one that is waited for needs.  Not to spin at all would be slower
+where nothing else runs, for there are hundreds of waits in a batch; most are shorter than these turns take."""
 
 _SMALL_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 """Kernels that oneDNN keeps compiled, 1,024 by default: batches are of ever other sizes, each has its own, and memory

@@ -49,7 +49,7 @@ MOST_WRITTEN = 1 << 14
 """Characters that are told of what a model wrote about a question."""
 _TRIM_SECONDS = 15.0
 """After so long memory that is free goes back to the system.  Batches are of ever other sizes, and leave holes that the
-allocator of C would keep: half a gigabyte in ten minutes of full load was seen."""
+allocator of C would keep, so that a process under load would grow (`scripts/bench/serve_overload.py` prints memory)."""
 _CHARACTERS_PER_TOKEN = 4.0
 """Of engines that do not say how many tokens they read."""
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from rerank.adapters.quantised import compute_alike
 from rerank.engines.causal_lm import CausalLM
 from rerank.engines.engine import Asker
 from rerank.engines.language_model import Item, Request
@@ -17,43 +16,29 @@ from rerank.errors import ConfigError
 from rerank.prompts.prompt import Prompt, load_prompt
 from rerank.runtime import Runtime
 from rerank.train.groups import TrainingGroup
-from rerank.train.student import Batch, Student, Uncached
+from rerank.train.student import Batch, LearningScorer, Student, Uncached
 from rerank.train.targets import Target, target_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from rerank.engines.packing import Packing
-    from rerank.models import ModelFolder
     from rerank.prompts.binding import PromptRequest
 
 _VOCABULARY_POSITIONS = 256
 """Positions whose logits over a whole vocabulary are held together, and made again for the gradient."""
 
 
-class _CausalLM(CausalLM):
+class _CausalLM(LearningScorer, CausalLM):
     """A causal language model through which gradients flow."""
 
     _writes_with: Packing | None = None
     """How sequences were packed before `pad`."""
 
-    def __init__(self, folder: ModelFolder, *, device: str, threads: int, loading: Mapping[str, Any]) -> None:
-        """The model in `folder`; `loading` is what is to be other than the folder says."""
-        self._loading = loading
-        super().__init__(folder, device=device, threads=threads)
-
-    @property
-    def _settings(self) -> Mapping[str, Any]:
-        return {**super()._settings, **self._loading}
-
-    def _load(self) -> Any:
-        model = super()._load()
-        compute_alike(model)
-        return model
-
     def pad(self) -> None:
         """Packs no more, but for what is written."""
-        self._writes_with, self._packing = self._packing, None
+        self._writes_with = self._packing
+        super().pad()
 
     def states(self, items: Sequence[Item]) -> tuple[Tensor, list[int]]:
         """float32 [positions, d] that items read, and how many of them each does."""

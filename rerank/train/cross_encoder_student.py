@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rerank.adapters.quantised import compute_alike
 from rerank.adapters.targets import head_modules
 from rerank.engines.cross_encoder import CrossEncoder, Head, Rows
 from rerank.engines.engine import Asker
 from rerank.engines.pairs import PairsAsker
 from rerank.errors import ModelError
 from rerank.train.groups import TrainingGroup
-from rerank.train.student import Batch, Student, Uncached
+from rerank.train.student import Batch, LearningScorer, Student, Uncached
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.models import ModelFolder
 
-
-class _CrossEncoder(CrossEncoder):
+class _CrossEncoder(LearningScorer, CrossEncoder):
     """A cross-encoder through which gradients flow."""
-
-    def __init__(
-        self, folder: ModelFolder, *, device: str, threads: int, n_labels: int | None, loading: Mapping[str, Any]
-    ) -> None:
-        """The classifier in `folder`; `loading` is what is to be other than the folder says."""
-        self._loading = loading
-        super().__init__(folder, device=device, threads=threads, n_labels=n_labels)
-
-    @property
-    def _settings(self) -> Mapping[str, Any]:
-        return {**super()._settings, **self._loading}
-
-    def _load(self) -> Any:
-        model = super()._load()
-        compute_alike(model)
-        return model
-
-    def pad(self) -> None:
-        """Packs no more."""
-        self._packing = None
 
     def learns(self) -> None:
         """Told once adapter layers are in place."""

@@ -23,6 +23,7 @@ from rerank.artifact import MANIFEST, new_artifact, verify_artifact
 from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.extras import need
 from rerank.train.processes import ALONE, Processes
+from rerank.train.recipe import Step
 from rerank.train.rollouts import seed_of
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def _trainer_class() -> Any:
                 own = inputs["places"].tolist()
                 spare = spare_places(len(job.groups), recipe.n_spare, step, recipe.seed, own)
                 groups, others = ([job.groups[place] for place in places] for places in (own, spare))
-                self._batches = recipe.batches(job.student, groups, step, others, processes)
+                self._batches = recipe.batches(job.student, Step(groups, step, others, processes))
             for batch in self._batches:
                 loss, count = recipe.total(job.student, batch)
                 if loss.requires_grad:

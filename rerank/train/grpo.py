@@ -26,7 +26,7 @@ from rerank.errors import ConfigError
 from rerank.rules.rule import at_least, one_of
 from rerank.train.answers import Reply, Verdict, read_reply
 from rerank.train.processes import ALONE, Processes
-from rerank.train.recipe import Recipe, text_size
+from rerank.train.recipe import Recipe, Step, text_size
 from rerank.train.rewards import (
     GROUPRANK,
     RANK_R1,
@@ -256,19 +256,12 @@ class GRPO(Recipe):
 
     # -- a step ------------------------------------------------------------
 
-    def batches(
-        self,
-        student: Student,
-        groups: Sequence[TrainingGroup],
-        step: int = 0,
-        spare: Sequence[TrainingGroup] = (),
-        processes: Processes = ALONE,
-    ) -> list[Batch]:
+    def batches(self, student: Student, step: Step) -> list[Batch]:
         """The prompts of a step with their completions, as the weights as they are write them, in batches."""
         from rerank.train.student import Batch
 
         made = _writer(student)
-        rollouts = self.rollouts(made, groups, step, spare, processes)
+        rollouts = self.rollouts(made, step)
         batches: list[list[Rollout]] = []
         costs: list[int] = []
         for rollout in rollouts:
@@ -290,32 +283,25 @@ class GRPO(Recipe):
             for some, cost in zip(batches, costs, strict=True)
         ]
 
-    def rollouts(
-        self,
-        student: CausalLMStudent,
-        groups: Sequence[TrainingGroup],
-        step: int,
-        spare: Sequence[TrainingGroup] = (),
-        processes: Processes = ALONE,
-    ) -> list[Rollout]:
-        """The prompts of groups with completions and what they are worth, as far as this process computes them.
+    def rollouts(self, student: CausalLMStudent, step: Step) -> list[Rollout]:
+        """The prompts of a step with completions and what they are worth, as far as this process computes them.
 
-        Draws depend on the seed, the step and the place of the prompt alone.  Prompts of `spare` come after those of
-        `groups`, as many as were tried for groups that teach nothing.
+        Draws depend on the seed, the step and the place of the prompt alone.  Prompts of its `spare` come after those
+        of its `groups`, as many as were tried for groups that teach nothing.
         """
-        prompts = [*groups, *spare]
+        processes, prompts = step.processes, [*step.groups, *step.spare]
         found: dict[int, Rollout] = {}
         dull: dict[int, bool] = {}
 
         def tell(places: range) -> None:
             own = processes.share([text_size(prompts[place]) for place in places])
-            some = self._rollouts(student, {places[i]: prompts[places[i]] for i in own}, step)
+            some = self._rollouts(student, {places[i]: prompts[places[i]] for i in own}, step.number)
             found.update((rollout.place, rollout) for rollout in some)
             dull.update(processes.merge({rollout.place: all_equal(rollout.rewards) for rollout in some}))
 
-        tell(range(len(groups)))
-        counting = set(range(len(groups)))
-        tried = len(groups)
+        tried = len(step.groups)
+        tell(range(tried))
+        counting = set(range(tried))
         while tried < len(prompts):
             without = sorted(place for place in counting if dull[place])
             others = range(tried, min(tried + len(without), len(prompts)))

@@ -156,6 +156,23 @@ def asks_current(stage: Stage) -> bool:
     return any(isinstance(getattr(part, "engine", None), CurrentEngine) for part in stage.walk())
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a step learns from."""
+
+    groups: Sequence[TrainingGroup]
+    number: int = 0
+    """Of the step, from 0."""
+    spare: Sequence[TrainingGroup] = ()
+    """`n_spare` others, which may take the place of some."""
+    processes: Processes = ALONE
+    """That share the groups, this one among them."""
+
+    def own_groups(self) -> list[TrainingGroup]:
+        """The groups that this process computes."""
+        return [self.groups[place] for place in self.processes.share([text_size(group) for group in self.groups])]
+
+
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe(Part, ABC):
     """Base of recipes that learn from groups; a subclass is a frozen dataclass that says what the loss is.
@@ -266,24 +283,9 @@ class Recipe(Part, ABC):
         if isinstance(student, CausalLMStudent) and not self.trains_text:
             student.check_scores()
 
-    def batches(
-        self,
-        student: Student,
-        groups: Sequence[TrainingGroup],
-        step: int = 0,
-        spare: Sequence[TrainingGroup] = (),
-        processes: Processes = ALONE,
-    ) -> list[Batch]:
-        """The groups of a step in batches, as far as this process computes them.
-
-        Args:
-            student: reads them.
-            groups: the step's.
-            step: its number, from 0.
-            spare: `n_spare` others, which may take the place of some.
-            processes: that share the groups, this one among them.
-        """
-        return student.batches(own_groups(groups, processes))
+    def batches(self, student: Student, step: Step) -> list[Batch]:
+        """The groups of a step in batches, as far as this process computes them."""
+        return student.batches(step.own_groups())
 
     @property
     def loss_told(self) -> Any:
@@ -379,11 +381,6 @@ class Recipe(Part, ABC):
             )
         start: dict[str, Any] = {"start": str(adapter.expanduser().resolve())}
         return dataclasses.replace(self, **start)
-
-
-def own_groups(groups: Sequence[TrainingGroup], processes: Processes) -> list[TrainingGroup]:
-    """The groups of a step that this process computes."""
-    return [groups[place] for place in processes.share([text_size(group) for group in groups])]
 
 
 def text_size(group: TrainingGroup) -> int:

@@ -7,18 +7,15 @@ choose from, only they compete: the loss is that of the label among the labels, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rerank.errors import ConfigError
-from rerank.train.processes import ALONE, Processes
-from rerank.train.recipe import Recipe, own_groups
+from rerank.train.recipe import Recipe, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.train.groups import TrainingGroup
     from rerank.train.student import Batch, Student
 
 
@@ -53,14 +50,7 @@ class SFT(Recipe):
             )
         target_of(student.prompt, (1.0,))
 
-    def batches(
-        self,
-        student: Student,
-        groups: Sequence[TrainingGroup],
-        step: int = 0,
-        spare: Sequence[TrainingGroup] = (),
-        processes: Processes = ALONE,
-    ) -> list[Batch]:
+    def batches(self, student: Student, step: Step) -> list[Batch]:
         """The prompts of a step with their answers, in batches of one query or several."""
         from rerank.train.causal_lm_student import CausalLMStudent
         from rerank.train.student import Batch
@@ -68,7 +58,7 @@ class SFT(Recipe):
         if not isinstance(student, CausalLMStudent):
             raise ConfigError("sft: trains language models only")
         made: list[Batch] = []
-        own = own_groups(groups, processes)
+        own = step.own_groups()
         for group, answered in zip(own, student.answers(own, self.relevant, self.top), strict=True):
             cost = student.cost([each.item for each in answered])
             if made and made[-1].tokens + cost <= student.scorer.batch_tokens:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from rerank.adapters.method import AdapterMethod
-from rerank.adapters.quantised import Quantisation, is_quantised, n_numbers, quantised_loading
+from rerank.adapters.quantised import Quantisation, compute_alike, is_quantised, n_numbers, quantised_loading
 from rerank.engines.engine import Asker, Engine
 from rerank.engines.lora import CONFIG, WEIGHTS, read_adapter
 from rerank.engines.scorer import Scorer, shorter_type
@@ -34,6 +34,33 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 _ACCELERATOR_TOKENS = 32768
 """Computed together, as engines do there."""
+
+
+class LearningScorer(Scorer):
+    """An engine's scorer through which gradients flow; a subclass names that scorer's class after this one.
+
+    Args:
+        folder: the model.
+        loading: what is to be other than the folder says.
+        options: of the engine's scorer.
+    """
+
+    def __init__(self, folder: ModelFolder, *, loading: Mapping[str, Any], **options: Any) -> None:
+        self._loading = loading
+        super().__init__(folder, **options)
+
+    @property
+    def _settings(self) -> Mapping[str, Any]:
+        return {**super()._settings, **self._loading}
+
+    def _load(self) -> Any:
+        model = super()._load()
+        compute_alike(model)
+        return model
+
+    def pad(self) -> None:
+        """Packs no more."""
+        self._packing = None
 
 
 class Batch(NamedTuple):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny_models import write_model
 from tiny_scorers import write_causal_lm, write_chat_lm, write_classifier
-from tiny_training import recipe_text, write_collection
+from tiny_training import PAIRS, recipe_text, write_collection
 
 from rerank.adapters.artifact import adapter_facts, is_adapter
 from rerank.adapters.export import describe, export_adapter, merge_adapter
@@ -34,7 +34,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
 ]
 BERT = {"query", "key", "value", "attention.output.dense"}
-PAIRS = [("the lift of a wing", "a wing has lift and drag"), ("sun", "moon " * 9), ("heat", "heat of the sun")]
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("httpx2", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("starlette", reason="the extra serve brings it")
+pytest.importorskip("uvicorn", reason="the extra serve brings it")
+pytest.importorskip("httpx2", reason="the extra http brings it")
 
 from local_server import LocalServer, Reply, closed_port
 from serve.live import Live, live

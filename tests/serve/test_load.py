@@ -10,9 +10,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("httptools", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("starlette", reason="the extra serve brings it")
+pytest.importorskip("uvicorn", reason="the extra serve brings it")
+pytest.importorskip("httptools", reason="the extra serve brings it")
 
 from local_server import LocalServer, Reply, closed_port
 from serve.live import Live, live

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("starlette", reason="the extra serve brings it")
+pytest.importorskip("uvicorn", reason="the extra serve brings it")
 
 from serve.live import live
 from serve.stand_in import StandIn, model_folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -29,6 +30,20 @@ def job(*documents: str, model: str | None = None) -> RerankJob:
 
 def asks(server: Server, client: str, *documents: str, model: str | None = None) -> asyncio.Task[Any]:
     return asyncio.ensure_future(server.service.rerank(job(*documents, model=model), client))
+
+
+async def until_refused(tasks: Iterable[asyncio.Task[Any]]) -> tuple[list[asyncio.Task[Any]], ApiError]:
+    """The requests that wait, and how the first was refused that may not."""
+    waiting = []
+    for task in tasks:
+        await asyncio.sleep(0.001)
+        if task.done():
+            refused = task.exception()
+            assert isinstance(refused, ApiError)
+            assert (refused.status, refused.kind) == (429, "overloaded")
+            return waiting, refused
+        waiting.append(task)
+    raise AssertionError(f"all {len(waiting)} wait")
 
 
 # -- batches ------------------------------------------------------------
@@ -131,17 +146,7 @@ def test_refusing_is_the_last_resort_and_says_when_to_come_again(model):
         server.worker.gate.clear()
         accepted = [asks(server, f"c{n}", "word " * 40) for n in range(2)]
         await until(lambda: server.worker.batches)
-        waiting = []
-        refused = None
-        for n in range(100):
-            task = asks(server, f"d{n}", "word " * 40)
-            await asyncio.sleep(0.001)
-            if task.done():
-                refused = task.exception()
-                break
-            waiting.append(task)
-        assert isinstance(refused, ApiError)
-        assert (refused.status, refused.kind) == (429, "overloaded")
+        waiting, _ = await until_refused(asks(server, f"d{n}", "word " * 40) for n in range(100))
         reply = await server.post("/v1/rerank", {"query": "q", "documents": ["word " * 40]})
         assert reply.status_code == 429
         assert reply.json()["error"]["type"] == "overloaded"
@@ -182,16 +187,7 @@ def test_what_would_wait_too_long_is_refused_at_once_and_other_clients_have_thei
     async def main(server: Server) -> None:
         await asks(server, "greedy", "a =1")  # how fast the worker is becomes known
         server.worker.gate.clear()
-        waiting, refused = [], None
-        for n in range(1000):
-            task = asks(server, "greedy", f"{n} {'word ' * 400}")
-            await asyncio.sleep(0.001)
-            if task.done():
-                refused = task.exception()
-                break
-            waiting.append(task)
-        assert isinstance(refused, ApiError)
-        assert (refused.status, refused.kind) == (429, "overloaded")
+        waiting, refused = await until_refused(asks(server, "greedy", f"{n} {'word ' * 400}") for n in range(1000))
         assert int(refused.headers["Retry-After"]) >= 5
         modest = asks(server, "modest", "a =1")
         await asyncio.sleep(0.01)

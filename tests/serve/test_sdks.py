@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
-pytest.importorskip("uvicorn", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("starlette", reason="the extra serve brings it")
+pytest.importorskip("uvicorn", reason="the extra serve brings it")
 
 from serve.live import Live, live
 from serve.stand_in import StandIn, model_folder

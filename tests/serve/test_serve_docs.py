@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("starlette", reason="an extra brings it: serve, http or dense")
+pytest.importorskip("starlette", reason="the extra serve brings it")
 
 from rerank.cli.serve import serve
 from rerank.serve.app import GETS, POSTS

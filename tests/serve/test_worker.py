@@ -111,7 +111,7 @@ def test_served_orders_and_scores_are_those_of_the_pipeline_in_python(tmp_path, 
 @pytest.fixture(scope="module")
 def neural(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a server with tiny models answered, and what they give in Python."""
-    pytest.importorskip("torch", reason="an extra brings it: serve, http or dense")
+    pytest.importorskip("torch", reason="the extra dense brings it")
     import httpx2 as httpx
     from tiny_models import write_model
     from tiny_scorers import write_chat_lm, write_classifier

@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_scorers import write_chat_lm
-from tiny_training import recipe_text, train_apart, write_collection
+from tiny_training import recipe_text, train_apart
 
 from rerank.cli import main
 from rerank.engines.language_model import Sampling
@@ -25,7 +24,7 @@ from rerank.train.causal_lm_student import CausalLMStudent
 from rerank.train.fitting import checkpoints, read_log
 from rerank.train.groups import build_groups
 from rerank.train.grpo import GRPO, token_losses
-from rerank.train.recipe import recipe_from
+from rerank.train.recipe import Step, recipe_from
 from rerank.train.rollouts import write
 from rerank.train.training import Trained, train
 from rerank.yamlfile import parse_yaml
@@ -37,26 +36,11 @@ pytestmark = [
 FORM = "  prompt: short-grades\n  max_tokens: 1536\n"
 
 
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_collection(tmp_path_factory.mktemp("collection") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_chat_lm(tmp_path_factory.mktemp("models") / "chat")
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Models as small as these lose by more."""
     with torch_threads(1):
         yield
-
-
-@pytest.fixture
-def runtime(own_home: Path) -> Runtime:
-    return Runtime(own_home, threads=1, device="cpu", progress=False, cache=False)
 
 
 def text_of(chat: Path, collection: Path, more: str = "", **options: Any) -> str:
@@ -149,7 +133,7 @@ def test_completions_that_share_a_prompt_are_those_that_each_computes_alone(
 def test_log_probabilities_are_those_of_the_whole_text(runtime: Runtime, chat: Path, collection: Path) -> None:
     made = grpo(text_of(chat, collection))
     student = student_of(made, runtime)
-    (rollout,) = made.rollouts(student, build_groups(made.groups, runtime)[:1], 0)
+    (rollout,) = made.rollouts(student, Step(build_groups(made.groups, runtime)[:1]))
     item = student.branched(rollout.prompt, rollout.different)
     with torch.no_grad(), student.resting():
         found = student.completion_log_probabilities([item], [rollout.different], 0.9)
@@ -175,7 +159,7 @@ def test_the_reference_of_a_new_adapter_is_the_base_to_the_bit(runtime: Runtime,
     made = grpo(text_of(chat, collection))
     groups = build_groups(made.groups, runtime)[:2]
     student = student_of(made, runtime)
-    batches = made.batches(student, groups)
+    batches = made.batches(student, Step(groups))
     for rollout in (each for batch in batches for each in batch.inputs):
         item = student.branched(rollout.prompt, rollout.different)
         with torch.no_grad(), student.trained.disable_adapter(), student.resting():
@@ -184,7 +168,7 @@ def test_the_reference_of_a_new_adapter_is_the_base_to_the_bit(runtime: Runtime,
             now = student.completion_log_probabilities([item], [rollout.different], made.temperature)
         assert not torch.equal(base, now)
         torch.testing.assert_close(rollout.reference, base, atol=1e-5, rtol=1e-5)
-    alone = made.batches(student, groups[:1])[0].inputs[0]
+    alone = made.batches(student, Step(groups[:1]))[0].inputs[0]
     item = student.branched(alone.prompt, alone.different)
     with torch.no_grad(), student.trained.disable_adapter(), student.resting():
         assert torch.equal(
@@ -216,7 +200,7 @@ def test_training_goes_on_from_an_adapter_which_is_its_reference(
     started = trained_by_sft(runtime, chat, collection, tmp_path / "sft")
     made = grpo(text_of(chat, collection, f"  start: {started.model}\n"))
     student = made.student(runtime)
-    batches = made.batches(student, build_groups(made.groups, runtime)[:2])
+    batches = made.batches(student, Step(build_groups(made.groups, runtime)[:2]))
     for batch in batches:
         made.total(student, batch)
     figures = made.figures(batches)
@@ -271,7 +255,7 @@ def test_a_mean_over_a_step_does_not_depend_on_its_batches(
         )  # fmt: skip
         student = student_of(made, runtime)
         groups = build_groups(made.groups, runtime)[:3]
-        batches = made.batches(student, groups)
+        batches = made.batches(student, Step(groups))
         for rollout in (each for batch in batches for each in batch.inputs):
             rollout.advantages = [1.0, -1.0, 0.5, -0.5]
         totals, counts = zip(*(made.total(student, batch) for batch in batches), strict=True)
@@ -382,7 +366,7 @@ def test_without_a_reward_the_usual_one_of_the_form_is_taken(
 
 def pulled(made: GRPO, student: CausalLMStudent, groups: Any) -> dict[str, Any]:
     """The gradient of a step in which rewards say nothing."""
-    batches = made.batches(student, groups)
+    batches = made.batches(student, Step(groups))
     for rollout in (each for batch in batches for each in batch.inputs):
         rollout.advantages = [0.0] * len(rollout.rewards)
     for batch in batches:
@@ -424,9 +408,9 @@ def test_later_steps_on_the_same_completions_are_held_to_the_first(
     seen: list[tuple[int, list[str]]] = []
     whole = GRPO.batches
 
-    def told(self: GRPO, student: Any, groups: Any, step: int, *rest: Any) -> Any:
-        seen.append((step, [group.qid for group in groups]))
-        return whole(self, student, groups, step, *rest)
+    def told(self: GRPO, student: Any, step: Step) -> Any:
+        seen.append((step.number, [group.qid for group in step.groups]))
+        return whole(self, student, step)
 
     monkeypatch.setattr(GRPO, "batches", told)
     text = text_from(
@@ -466,7 +450,7 @@ def test_prompts_whose_completions_are_worth_the_same_are_replaced(
         return found
 
     monkeypatch.setattr(GRPO, "_judged", dulled)
-    batches = made.batches(student, groups[:4], 0, groups[4:9])
+    batches = made.batches(student, Step(groups[:4], spare=groups[4:9]))
     rollouts = [rollout for batch in batches for rollout in batch.inputs]
     # 0 and 2 are dull: 4 and 5 are tried, 5 is not dull; then 6 in vain, then 7.
     assert [rollout.group.qid for rollout in rollouts] == [group.qid for group in groups[:8]]
@@ -476,7 +460,7 @@ def test_prompts_whose_completions_are_worth_the_same_are_replaced(
     figures = made.figures(batches)
     assert (figures["resampled"], figures["share/all_equal"]) == (4.0, 0.5)
     few = dataclasses.replace(made, resample=1)
-    rollouts = few.rollouts(student, groups[:4], 0, groups[4:5])
+    rollouts = few.rollouts(student, Step(groups[:4], spare=groups[4:5]))
     assert [rollout.counts for rollout in rollouts] == [True, True, True, True, False]
 
 
@@ -525,7 +509,7 @@ def test_with_checkpointing_completions_and_gradients_are_the_same(
         assert isinstance(student, CausalLMStudent)
         assert student.scorer.writes_together
         student.trained.train()
-        batches = made.batches(student, build_groups(made.groups, runtime)[:2])
+        batches = made.batches(student, Step(build_groups(made.groups, runtime)[:2]))
         for batch in batches:
             made.total(student, batch)[0].backward()
         texts = [each.text for batch in batches for rollout in batch.inputs for each in rollout.written]

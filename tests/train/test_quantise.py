@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import write_model
-from tiny_scorers import write_chat_lm, write_classifier
-from tiny_training import recipe_text, write_collection
+from tiny_scorers import write_classifier
+from tiny_training import PAIRS, recipe_text
 
 from rerank.adapters.artifact import adapter_facts
 from rerank.adapters.export import describe, merge_adapter
@@ -32,22 +32,6 @@ pytestmark = [
 rounds = pytest.mark.needs("bitsandbytes")
 ALL_LINEAR = "{lora: {rank: 4, alpha: 8, dropout: 0.0, targets: all-linear}}"
 OPTIMISER = "learning_rate: 1.0e-2, groups: 12, steps: 3, warmup: 0.0"
-PAIRS = [("the lift of a wing", "a wing has lift and drag"), ("sun", "moon " * 9), ("heat", "heat of the sun")]
-
-
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_collection(tmp_path_factory.mktemp("collection") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_chat_lm(tmp_path_factory.mktemp("models") / "chat")
-
-
-@pytest.fixture
-def runtime(own_home: Path) -> Runtime:
-    return Runtime(own_home, threads=1, device="cpu", progress=False, cache=False)
 
 
 def recipe(model: Path, collection: Path, more: str, **options: Any) -> Recipe:

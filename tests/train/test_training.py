@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_models import write_model
-from tiny_scorers import write_chat_lm, write_classifier
-from tiny_training import recipe_text, train_apart, write_collection
+from tiny_scorers import write_classifier
+from tiny_training import PAIRS, recipe_text, train_apart
 
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
@@ -20,7 +19,7 @@ from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
 from rerank.train.fitting import checkpoints, order_of_groups, read_log
-from rerank.train.recipe import Recipe, load_recipe, recipe_from
+from rerank.train.recipe import Recipe, Step, load_recipe, recipe_from
 from rerank.train.training import Trained, train
 from rerank.yamlfile import parse_yaml
 
@@ -28,27 +27,6 @@ pytestmark = [
     pytest.mark.needs("peft", "accelerate"),
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
 ]
-PAIRS = [("the lift of a wing", "a wing has lift and drag"), ("sun", "moon " * 9), ("heat", "heat of the sun")]
-
-
-@pytest.fixture(scope="session")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_collection(tmp_path_factory.mktemp("collection") / "tiny")
-
-
-@pytest.fixture(scope="session")
-def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("models") / "encoder")
-
-
-@pytest.fixture(scope="session")
-def chat(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_chat_lm(tmp_path_factory.mktemp("models") / "chat")
-
-
-@pytest.fixture
-def runtime(own_home: Path) -> Runtime:
-    return Runtime(own_home, threads=1, device="cpu", progress=False, cache=False)
 
 
 def recipe(text: str) -> Recipe:
@@ -196,7 +174,7 @@ def test_the_loss_of_an_answer_is_that_of_its_tokens_alone(runtime: Runtime, col
     assert isinstance(student, CausalLMStudent)
     group = build_groups(made.groups, runtime)[0]
     student.trained.eval()
-    total, count = made.total(student, made.batches(student, [group])[0])
+    total, count = made.total(student, made.batches(student, Step([group]))[0])
     answered = student.answers([group], 1.0, None)[0][0]
     ids = torch.tensor([[*answered.item.tokens.tolist(), answered.continuations[0][-1]]])
     with torch.no_grad():
@@ -255,7 +233,7 @@ def test_packed_and_padded_gradients_agree(
         for weight in student.weights().values():
             torch.nn.init.normal_(weight, std=0.1)
         student.trained.train()
-        for batch in made.batches(student, groups):
+        for batch in made.batches(student, Step(groups)):
             made.total(student, batch)[0].backward()
         found.append({name: weight.grad for name, weight in student.weights().items()})
         assert student.scorer.path == path
