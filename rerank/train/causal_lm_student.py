@@ -310,22 +310,19 @@ class CausalLMStudent(Student):
 
     # -- answers ------------------------------------------------------------
 
-    def answers(self, groups: Sequence[TrainingGroup], relevant: float, top: float | None) -> list[list[Answered]]:
-        """For each group its requests with the answers to learn.
+    def answers(self, group: TrainingGroup, relevant: float, top: float | None) -> list[Answered]:
+        """The requests of a group with the answers to learn, without those that teach nothing.
 
         Args:
-            groups: whose labels say what is right.
+            group: whose labels say what is right.
             relevant: the label from which on a document is.
-            top: the label that the highest grade stands for; default the highest of each group.
+            top: the label that the highest grade stands for; default the highest of the group.
         """
-        found = []
-        for group in groups:
-            some = []
-            for query, documents, labels in _shown(group, many=self.prompt.shows_many):
-                target = target_of(self.prompt, labels, relevant, top)
-                some.append(self._answered(query, documents, target))
-            found.append([each for each in some if each is not None])
-        return found
+        some = (
+            self._answered(query, documents, target_of(self.prompt, labels, relevant, top))
+            for query, documents, labels in _shown(group, many=self.prompt.shows_many)
+        )
+        return [each for each in some if each is not None]
 
     def _answered(self, query: str, documents: Sequence[str], target: Target | None) -> Answered | None:
         if target is None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from rerank.errors import ConfigError
+from rerank.rules.rule import seeded
 from rerank.train.recipe import Recipe, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.train.groups import TrainingGroup
     from rerank.train.student import Batch, Student
 
 
@@ -32,8 +34,17 @@ class SFT(Recipe):
     """The label from which on a document is relevant, for prompts that ask yes or no."""
     top: float | None = None
     """The label that the highest grade stands for; default the highest of each group."""
+    cut_to: tuple[int, ...] = ()
+    """Groups are cut into prompts of so many documents, one of these sizes drawn for each group and step; default
+    whole.  Small models learn to weigh one document before they learn to compare several, and a prompt that may hold
+    any number of relevant documents, also none, cannot be answered by counting."""
 
     trains_text: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.cut_to and min(self.cut_to) < 1:
+            raise ConfigError(f"sft: cut_to is {list(self.cut_to)}; each prompt needs 1 document or more")
 
     def check(self, student: Student) -> None:
         """Returns when the student writes answers.
@@ -49,6 +60,11 @@ class SFT(Recipe):
                 f"sft: trains language models, and {student.engine.label} gives scores; take the recipe contrastive"
             )
         target_of(student.prompt, (1.0,))
+        if self.cut_to and not student.prompt.shows_many:
+            raise ConfigError(
+                f"sft: the prompt {student.prompt.name!r} shows one document at a time, so there is nothing to cut; "
+                "leave cut_to out"
+            )
 
     def batches(self, student: Student, step: Step) -> list[Batch]:
         """The prompts of a step with their answers, in batches of one query or several."""
@@ -58,8 +74,11 @@ class SFT(Recipe):
         if not isinstance(student, CausalLMStudent):
             raise ConfigError("sft: trains language models only")
         made: list[Batch] = []
-        own = step.own_groups()
-        for group, answered in zip(own, student.answers(own, self.relevant, self.top), strict=True):
+        for group in step.own_groups():
+            top = max(group.labels) if self.cut_to and self.top is None else self.top
+            answered = [
+                each for part in self._parts(group, step.number) for each in student.answers(part, self.relevant, top)
+            ]
             cost = student.cost([each.item for each in answered])
             if made and made[-1].tokens + cost <= student.scorer.batch_tokens:
                 last = made[-1]
@@ -67,6 +86,20 @@ class SFT(Recipe):
             elif answered:
                 made.append(Batch((group,), list(answered), cost))
         return made
+
+    def _parts(self, group: TrainingGroup, step: int) -> list[TrainingGroup]:
+        """What prompts show of a group: all of it, or parts of one size, the last of them smaller."""
+        if not self.cut_to:
+            return [group]
+        n = seeded(self.seed, "\0".join(["cut", str(step), group.qid, *group.docnos])).choice(self.cut_to)
+        return [
+            group._replace(
+                docnos=group.docnos[start : start + n],
+                documents=group.documents[start : start + n],
+                labels=group.labels[start : start + n],
+            )
+            for start in range(0, len(group.documents), n)
+        ]
 
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
         """The cross-entropy of a batch's answers."""

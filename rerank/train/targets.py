@@ -14,6 +14,8 @@ from rerank.train.answers import form_of
 if TYPE_CHECKING:
     from rerank.prompts.prompt import Prompt
 
+_ORDERS = ("distribution", "permutation", "think-answer-pick", "answer-pick")
+"""Answers that tell documents apart, and nothing of documents that are alike."""
 Target = str | tuple[float, ...]
 """A text to write, or a share of 1 for each label to choose from; () where the prompt's own continuation is learnt."""
 
@@ -25,7 +27,7 @@ def target_of(
 
     A pick is the first of the documents with the highest label, odds are shared by all of them; an order is by falling
     label, equal ones as shown; grades are labels brought onto 0 to 10, or to 9.  Of likelihoods only those of relevant
-    documents are learnt.  Reasoning, where a form wants it, is empty.
+    documents are learnt, picks and orders only where documents differ.  Reasoning, where a form wants it, is empty.
 
     Args:
         prompt: how the answer is written.
@@ -58,6 +60,8 @@ def target_of(
         if prompt.verb == "generate":
             return shown[place]
         return tuple(float(i == place) for i in range(len(shown)))
+    if parser in _ORDERS and len(set(labels)) == 1:
+        return None
     if parser == "distribution":
         ties = sum(label == best for label in labels)
         return tuple(1 / ties if label == best else 0.0 for label in labels)

@@ -38,6 +38,9 @@ def test_the_highest_grade_stands_for_the_label_that_is_given() -> None:
 def test_what_is_to_be_written_is_a_valid_answer_and_right(name: str, labels: list[float]) -> None:
     prompt = load_prompt(name)
     target = target_of(prompt, labels)
+    if len(set(labels)) == 1 and prompt.parser not in ("label-grades", "group-scores"):
+        assert target is None  # documents that are alike can be graded, not put in order
+        return
     assert isinstance(target, str)
     reply = read_reply(prompt, target, len(labels))
     assert reply.valid, (target, reply)

@@ -19,7 +19,9 @@ from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
 from rerank.train.fitting import checkpoints, order_of_groups, read_log
+from rerank.train.groups import TrainingGroup
 from rerank.train.recipe import Recipe, Step, load_recipe, recipe_from
+from rerank.train.sft import SFT
 from rerank.train.training import Trained, train
 from rerank.yamlfile import parse_yaml
 
@@ -175,7 +177,7 @@ def test_the_loss_of_an_answer_is_that_of_its_tokens_alone(runtime: Runtime, col
     group = build_groups(made.groups, runtime)[0]
     student.trained.eval()
     total, count = made.total(student, made.batches(student, Step([group]))[0])
-    answered = student.answers([group], 1.0, None)[0][0]
+    answered = student.answers(group, 1.0, None)[0]
     ids = torch.tensor([[*answered.item.tokens.tolist(), answered.continuations[0][-1]]])
     with torch.no_grad():
         logits = student.scorer.model(input_ids=ids).logits[0, :-1].log_softmax(-1)
@@ -183,6 +185,30 @@ def test_the_loss_of_an_answer_is_that_of_its_tokens_alone(runtime: Runtime, col
     expected = -logits[-len(targets) :].gather(1, targets[:, None]).sum()
     assert int(count) == len(targets)
     assert total.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_groups_are_cut_into_prompts_of_the_sizes_drawn(runtime: Runtime, collection: Path, chat: Path) -> None:
+    more = "  prompt: short-grades\n  max_tokens: 1536\n  cut_to: [1, 3, 4]"
+    made = recipe(recipe_text(chat, collection, kind="sft", engine="causal_lm", more=more))
+    assert isinstance(made, SFT)
+    student = made.student(runtime)
+    group = TrainingGroup("q", "lift", ("a", "b", "c", "d"), ("wing", "moon", "sun", "heat"), (0.0, 2.0, 0.0, 1.0))
+    seen = {}
+    for number in range(12):
+        (batch,) = made.batches(student, Step([group], number))
+        texts = [student.scorer.tokenizer.decode(each.continuations[0][:-1]) for each in batch.inputs]
+        seen[len(batch.inputs), len(texts[0])] = [" ".join(text.split()) for text in texts]
+        assert made.batches(student, Step([group], number))[0].tokens == batch.tokens
+    # Grades are those of the whole group's scale, also where a part has no relevant document.
+    assert sorted(seen.values(), key=len) == [["A0 B9 C0 D5"], ["A0 B9 C0", "A5"], ["A0", "A9", "A0", "A5"]]
+
+
+def test_what_shows_one_document_cannot_be_cut(runtime: Runtime, collection: Path, chat: Path, tmp_path: Path) -> None:
+    text = recipe_text(chat, collection, kind="sft", engine="causal_lm", more="  prompt: yes-no\n  cut_to: [1, 2]")
+    with pytest.raises(ConfigError, match="one document at a time"):
+        run(text, tmp_path / "out", runtime)
+    with pytest.raises(ConfigError, match="1 document or more"):
+        recipe(text.replace("cut_to: [1, 2]", "cut_to: [0]"))
 
 
 # -- steps ------------------------------------------------------------
