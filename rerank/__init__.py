@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rerank.engines.http_client import Retry
     from rerank.engines.language_model import Sampling
     from rerank.engines.openai_api import OpenAIEngine, Price
-    from rerank.engines.pairs import CrossEncoderEngine, LateInteractionEngine
+    from rerank.engines.pairs import BiEncoderEngine, CrossEncoderEngine, LateInteractionEngine
     from rerank.engines.prompted import CausalLMEngine, EncoderDecoderEngine, VLLMEngine
     from rerank.engines.remote import RemoteEngine
     from rerank.evaluation.compare import compare_runs
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     )
     from rerank.synthesize.duqgen import DUQGen
     from rerank.synthesize.generators import (
+        CropGenerator,
         ExtractiveGenerator,
         Generator,
         KeyphraseGenerator,
@@ -140,7 +141,7 @@ _NAMES = {
     "rerank.engines.fake": ("FakeEngine",),
     "rerank.engines.http_client": ("Retry",),
     "rerank.engines.openai_api": ("OpenAIEngine", "Price"),
-    "rerank.engines.pairs": ("CrossEncoderEngine", "LateInteractionEngine"),
+    "rerank.engines.pairs": ("BiEncoderEngine", "CrossEncoderEngine", "LateInteractionEngine"),
     "rerank.engines.prompted": ("CausalLMEngine", "EncoderDecoderEngine", "VLLMEngine"),
     "rerank.engines.remote": ("RemoteEngine",),
     "rerank.rules.groupwise": ("Groupwise",),
@@ -167,6 +168,7 @@ _NAMES = {
     "rerank.adapters.lora": ("LoRA",),
     "rerank.synthesize.duqgen": ("DUQGen",),
     "rerank.synthesize.generators": (
+        "CropGenerator",
         "ExtractiveGenerator",
         "Generator",
         "KeyphraseGenerator",

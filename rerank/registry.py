@@ -52,6 +52,7 @@ BUILT_IN: dict[str, str] = {
     # engines: what answers
     "cross_encoder": "rerank.engines.pairs:CrossEncoderEngine",
     "late_interaction": "rerank.engines.pairs:LateInteractionEngine",
+    "bi_encoder": "rerank.engines.pairs:BiEncoderEngine",
     "causal_lm": "rerank.engines.prompted:CausalLMEngine",
     "encoder_decoder": "rerank.engines.prompted:EncoderDecoderEngine",
     "vllm": "rerank.engines.prompted:VLLMEngine",
@@ -71,6 +72,7 @@ BUILT_IN: dict[str, str] = {
     "labels": "rerank.synthesize.labels:LabelledLists",
     "llm": "rerank.synthesize.generators:LLMGenerator",
     "extractive": "rerank.synthesize.generators:ExtractiveGenerator",
+    "crops": "rerank.synthesize.generators:CropGenerator",
     "keyphrase": "rerank.synthesize.generators:KeyphraseGenerator",
     "mixed": "rerank.synthesize.generators:MixedGenerator",
     # rewards: what an answer is worth in reinforcement learning

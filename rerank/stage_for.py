@@ -28,7 +28,7 @@ from rerank.yamlfile import parse_yaml
 
 logger = logging.getLogger(__name__)
 
-Kind = Literal["cross_encoder", "late_interaction", "causal_lm", "encoder_decoder", "dense", "sparse"]
+Kind = Literal["cross_encoder", "late_interaction", "bi_encoder", "causal_lm", "encoder_decoder", "dense", "sparse"]
 
 _HEADS: dict[str, Kind] = {
     "ForSequenceClassification": "cross_encoder",
@@ -225,8 +225,10 @@ def _base_model(folder: Path) -> str | None:
 
 
 def _kind_with(adapter: Path) -> Kind | None:
-    """What an adapter makes of its base, where it brings a head; None where it is what the base is."""
+    """What an adapter makes of its base, by its manifest or its head; None where it is what the base is."""
     told = adapter_facts(adapter)
+    if told is not None and told.engine == "bi_encoder":
+        return "bi_encoder"
     task = _read(adapter / "adapter_config.json", str(adapter)).get("task_type")
     is_classifier = task == "SEQ_CLS" or (told is not None and told.engine == "cross_encoder")
     return "cross_encoder" if is_classifier else None

@@ -12,6 +12,7 @@ from typing import Any
 from rerank.adapters.artifact import adapter_facts
 from rerank.adapters.quantised import quantised_loading
 from rerank.artifact import cache_home, new_artifact, write_json
+from rerank.engines.bi_encoder import read_bi_encoder, save_bi_encoder
 from rerank.engines.lora import CONFIG, WEIGHTS, Adapter, read_adapter
 from rerank.engines.text_model import quiet_loading
 from rerank.errors import ArtifactError, ModelError
@@ -19,6 +20,8 @@ from rerank.extras import need
 from rerank.models import resolve_model
 from rerank.runtime import Runtime
 
+_CLASSES = {"SEQ_CLS": "AutoModelForSequenceClassification", "FEATURE_EXTRACTION": "AutoModel"}
+"""The class of transformers that reads the base, by peft's word for what it does; others are language models."""
 _HEAD_NAMES = ("classifier", "score")
 
 
@@ -57,7 +60,8 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
     """Writes the model that the adapter in `folder` makes of its base, in float32, as a plain folder.
 
     A base that was rounded while the adapter was trained (`quantise` in its recipe) is rounded so before.  A
-    cross-encoder's folder says that its scores are logits, so that sentence-transformers puts no sigmoid over them.
+    cross-encoder's folder says that its scores are logits, so that sentence-transformers puts no sigmoid over them; a
+    bi-encoder's has the base's pooling and prompts, so that all that reads the base reads it.
 
     Args:
         folder: the adapter's.
@@ -82,8 +86,10 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
     facts = adapter_facts(folder)
     rounded = facts.quantised if facts is not None else None
     head = next((shape for key, shape in adapter.replaced.items() if _is_output(key)), None)
-    is_classifier = head is not None or _task(folder) == "SEQ_CLS"
-    kind = "AutoModelForSequenceClassification" if is_classifier else "AutoModelForCausalLM"
+    task = "SEQ_CLS" if head is not None else _task(folder)
+    is_classifier = task == "SEQ_CLS"
+    kind = _CLASSES.get(task or "", "AutoModelForCausalLM")
+    path = read_bi_encoder(model_folder).transformer if task == "FEATURE_EXTRACTION" else model_folder.path
     options: dict[str, Any] = {"local_files_only": True, "dtype": torch.float32}
     if head is not None:
         options |= {"num_labels": head[0], "ignore_mismatched_sizes": True}
@@ -92,23 +98,30 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
         warnings.simplefilter("ignore", FutureWarning)
         try:
             if rounded is not None:
-                options |= _rounding(rounded, getattr(transformers, kind), transformers.AutoConfig, model_folder.path)
-            model = getattr(transformers, kind).from_pretrained(str(model_folder.path), **options)
+                options |= _rounding(rounded, getattr(transformers, kind), transformers.AutoConfig, path)
+            model = getattr(transformers, kind).from_pretrained(str(path), **options)
             if rounded is not None:
                 model = model.dequantize(torch.float32)
             merged = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
         except (OSError, ValueError, RuntimeError, KeyError) as error:
             reason = " ".join(str(error).split())[:300]
             raise ModelError(f"adapter {str(folder)!r} cannot be merged into {name!r}: {reason}") from error
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(model_folder.path), local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
     if is_classifier:
         merged.config.sentence_transformers = {"activation_fn": "torch.nn.modules.linear.Identity", "version": "5.0.0"}
         if merged.config.pad_token_id is None:
             merged.config.pad_token_id = tokenizer.pad_token_id
     made_of = {"base": name, "base_fingerprint": model_folder.fingerprint, "adapter": adapter.fingerprint}
+
+    def save(place: Path) -> None:
+        merged.save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
     with new_artifact(out, "model", 1, adapter.fingerprint, made_of) as draft, quiet_loading():
-        merged.save_pretrained(draft.path)
-        tokenizer.save_pretrained(draft.path)
+        if task == "FEATURE_EXTRACTION":
+            save_bi_encoder(model_folder, draft.path, save)
+        else:
+            save(draft.path)
 
 
 def _rounding(kind: Any, auto_class: Any, auto_config: Any, path: Path) -> dict[str, Any]:

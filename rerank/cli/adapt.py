@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -25,6 +25,12 @@ def adapt(
         typer.Option(min=1, metavar="N", help="How many documents get queries; default 1000, or what CONFIG says."),
     ] = None,
     model: Annotated[str, typer.Option(metavar="NAME", help="The encoder that becomes a reranker.")] = "minilm-l6",
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND", help="What it becomes: bi_encoder, or cross_encoder, which wants many more documents."
+        ),
+    ] = "bi_encoder",
     first_stage: Annotated[
         str, typer.Option(metavar="PIPELINE", help="Whose lists are reranked, and hard negatives mined from.")
     ] = "hybrid",
@@ -83,11 +89,12 @@ def adapt(
         documents=1000 if documents is None else documents,
         titles=titles is not False,
         model=model,
+        engine=_engine(engine),
         first_stage=first_stage,
         split=split,
+        epochs=epochs,
         seed=seed or 0,
     )
-    wanted = dataclasses.replace(wanted, optimiser=dataclasses.replace(wanted.optimiser, epochs=epochs))
     if synthesis is not None:
         wanted = dataclasses.replace(wanted, synthesis=_synthesis(synthesis, llm, documents, seed, titles=titles))
     elif llm is not None:
@@ -101,6 +108,16 @@ def adapt(
         typer.echo(done.results.table())
     typer.echo(f"adapter  {done.adapter}\nreport   {done.folder / 'README.md'}")
     typer.echo(f'use it   rerank search {done.pipeline} "..." --data {corpus}')
+
+
+def _engine(name: str) -> Literal["bi_encoder", "cross_encoder"]:
+    from rerank.errors import ConfigError
+
+    if name == "bi_encoder":
+        return "bi_encoder"
+    if name == "cross_encoder":
+        return "cross_encoder"
+    raise ConfigError(f"--engine: {name!r} is not adapted; give bi_encoder or cross_encoder")
 
 
 def _synthesis(config: str, llm: str | None, documents: int | None, seed: int | None, *, titles: bool | None) -> DUQGen:

@@ -79,6 +79,9 @@ class Checkpoint:
     """Whether a score is divided by how many vectors the query has."""
     lower_case: bool = False
     """Whether texts are put into lower case, whatever the tokenizer does."""
+    pooling: Literal["mean", "cls", "last"] | None = None
+    """What the one vector of a text is: the mean of its tokens' states, the first or the last of them; None: every
+    token keeps a vector of its own."""
 
     @property
     def stand_in(self) -> str:
@@ -108,13 +111,13 @@ def read_checkpoint(folder: ModelFolder) -> Checkpoint:
     """
     path = folder.path
     if (path / _MODULES).is_file():
-        settings = _json(path / _SETTINGS, folder) if (path / _SETTINGS).is_file() else {}
+        settings = read_json(path / _SETTINGS, folder) if (path / _SETTINGS).is_file() else {}
         if settings.get("model_type") == "MultiVectorEncoder":
             return _of_sentence_transformers(folder, settings)
         if settings.get("model_type") == "ColBERT" or "query_prefix" in settings:
             return _of_pylate(folder, settings)
     elif (path / METADATA).is_file() or "HF_ColBERT" in (
-        _json(path / "config.json", folder).get("architectures") or ()
+        read_json(path / "config.json", folder).get("architectures") or ()
     ):
         return _of_stanford(folder)
     raise ModelError(
@@ -125,7 +128,7 @@ def read_checkpoint(folder: ModelFolder) -> Checkpoint:
 
 def _of_stanford(folder: ModelFolder) -> Checkpoint:
     path = folder.path / METADATA
-    settings = _json(path, folder) if path.is_file() else {}
+    settings = read_json(path, folder) if path.is_file() else {}
     for name, known in (("similarity", "cosine"), ("interaction", "colbert")):
         if settings.get(name, known) != known:
             raise ModelError(f"model {folder.name!r}: {path} has {name} {settings[name]!r}, only {known!r} is known")
@@ -143,7 +146,7 @@ def _of_stanford(folder: ModelFolder) -> Checkpoint:
 
 
 def _of_pylate(folder: ModelFolder, settings: Json) -> Checkpoint:
-    modules = _modules(folder, {"Transformer", "Dense", "Normalize", "Pooling"})
+    modules = read_modules(folder, {"Transformer", "Dense", "Normalize", "Pooling"})
     prompts = settings.get("prompts") or {}
     skipped = settings.get("skiplist_words")
     length = settings.get("query_length") or 32
@@ -165,9 +168,9 @@ def _of_pylate(folder: ModelFolder, settings: Json) -> Checkpoint:
 
 
 def _of_sentence_transformers(folder: ModelFolder, settings: Json) -> Checkpoint:
-    modules = _modules(folder, {"Transformer", "Dense", "Normalize", "MultiVectorMask"})
+    modules = read_modules(folder, {"Transformer", "Dense", "Normalize", "MultiVectorMask"})
     masks = modules.folders("MultiVectorMask")
-    mask = _json(masks[0] / "config.json", folder) if masks else {}
+    mask = read_json(masks[0] / "config.json", folder) if masks else {}
     if mask.get("keep_only_token_ids"):
         raise ModelError(f"model {folder.name!r} reads images (keep_only_token_ids in {masks[0]}), only texts are read")
     prompts, own = settings.get("prompts") or {}, modules.settings
@@ -195,7 +198,7 @@ def _of_sentence_transformers(folder: ModelFolder, settings: Json) -> Checkpoint
     )
 
 
-class _Modules(NamedTuple):
+class Modules(NamedTuple):
     """The modules of a sentence-transformers folder."""
 
     rows: list[tuple[str, Path]]
@@ -215,19 +218,31 @@ class _Modules(NamedTuple):
         return self.folders("Dense")
 
 
-def _modules(folder: ModelFolder, known: set[str]) -> _Modules:
+def read_modules(
+    folder: ModelFolder, known: set[str], kind: str = "a late-interaction checkpoint of this layout"
+) -> Modules:
+    """The modules of the folder.
+
+    Args:
+        folder: the model's.
+        known: which kinds of modules there may be behind the transformer.
+        kind: what a folder of such modules is called.
+
+    Raises:
+        ModelError: it has others.
+    """
     rows = [
         (str(row["type"]).rpartition(".")[2], folder.path / str(row["path"]))
-        for row in _json(folder.path / _MODULES, folder)
+        for row in read_json(folder.path / _MODULES, folder)
     ]
     kinds = [kind for kind, _ in rows]
     if kinds[:1] != ["Transformer"] or not known.issuperset(kinds) or kinds.count("Transformer") > 1:
         raise ModelError(
-            f"model {folder.name!r} is made of {', '.join(kinds)}; a late-interaction checkpoint of this layout is a "
+            f"model {folder.name!r} is made of {', '.join(kinds)}; {kind} is a "
             f"Transformer with {', '.join(sorted(known - {'Transformer'}))} behind it"
         )
     path = rows[0][1] / "sentence_bert_config.json"
-    return _Modules(rows, _json(path, folder) if path.is_file() else {})
+    return Modules(rows, read_json(path, folder) if path.is_file() else {})
 
 
 def _text(settings: Json, name: str, default: str) -> str:
@@ -287,7 +302,7 @@ def load_layers(checkpoint: Checkpoint, folder: ModelFolder, width: int, device:
 
 
 def _dense(path: Path, checkpoint: Checkpoint, folder: ModelFolder, device: str) -> Layer:
-    settings = _json(path / "config.json", folder)
+    settings = read_json(path / "config.json", folder)
     default = "Identity" if checkpoint.layout == "pylate" else "Tanh"
     name = str(settings.get("activation_function") or default).rpartition(".")[2]
     if name not in _ACTIVATIONS:
@@ -318,7 +333,12 @@ def _weights(folders: Sequence[Path], names: Sequence[str], folder: ModelFolder,
     return found
 
 
-def _json(path: Path, folder: ModelFolder) -> Any:
+def read_json(path: Path, folder: ModelFolder) -> Any:
+    """What a file of the model's folder holds.
+
+    Raises:
+        ModelError: it is missing, or no JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -6,6 +6,7 @@ batch, and a document's vectors are gone when its batch is scored.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cache as cached
@@ -295,10 +296,18 @@ class LateInteraction(Scorer):
         """float32 [tokens, d]: what the layers behind the transformer make of states."""
         import torch
 
-        vectors = states.float()
-        for layer in self._layers:
-            vectors = layer.of(vectors)
-        return torch.nn.functional.normalize(vectors, dim=-1) if self.checkpoint.is_unit else vectors
+        with self._exactly():
+            vectors = states.float()
+            for layer in self._layers:
+                vectors = layer.of(vectors)
+            return torch.nn.functional.normalize(vectors, dim=-1) if self.checkpoint.is_unit else vectors
+
+    def _exactly(self) -> contextlib.AbstractContextManager[None]:
+        """Products inside the block are computed in float32, also while the transformer is trained in another type."""
+        import torch
+
+        exactly: contextlib.AbstractContextManager[None] = torch.autocast(self.device.partition(":")[0], enabled=False)
+        return exactly
 
     def _compared(self, pairs: Iterable[tuple[int, int]], queries: list[Any], documents: Vectors) -> FloatVector:
         """float32 [pairs]: the scores of (number of a query, place of a document in its batch)."""
@@ -310,7 +319,8 @@ class LateInteraction(Scorer):
         for query, rows in together.items():
             places = [place for _, place in rows]
             some = documents if places == list(range(len(each))) else _joined([each[place] for place in places])
-            found = maxsim(queries[query], some)
+            with self._exactly():
+                found = maxsim(queries[query], some)
             if self.checkpoint.is_mean:
                 found = found / len(queries[query])
             scores[[i for i, _ in rows]] = found.cpu().numpy()

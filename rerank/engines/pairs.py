@@ -109,6 +109,55 @@ class LateInteractionEngine(Engine):
         return by_texts(model, work_of(model, self.dtype, runtime.device), self.document_tokens)
 
 
+@dataclass(frozen=True, repr=False)
+class BiEncoderEngine(Engine):
+    """A bi-encoder: a vector each for query and document, compared by cosine or dot product.
+
+    Each document is encoded once for all queries that are asked about it together.  Where vectors of the corpus are
+    kept anyway, the stage `rescore` uses these; this engine takes an adapter, and can be trained.
+    """
+
+    model: str
+    """A catalogue name, a hub id, or a folder of a sentence-transformers model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    dtype: DType = "auto"
+    """What the model computes in."""
+    max_tokens: int | None = None
+    """Tokens of a document at most; default what the adapter was trained with, else what the model reads."""
+    adapter: FilePath | None = None
+    """A LoRA adapter of the transformer: the folder that peft saved.  Stages with several of one model load it once."""
+    force_adapter: bool = False
+    """Whether the adapter is used even where it was trained on another model."""
+
+    def __post_init__(self) -> None:
+        at_least("bi_encoder", 1, max_tokens=self.max_tokens)
+
+    def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
+        """The loaded model."""
+        refuse_prompt(self, prompt)
+        max_tokens = self._max_tokens(runtime)
+        from rerank.engines.bi_encoder import load_bi_encoder
+
+        model = load_bi_encoder(runtime, self.model, self.revision, self.dtype, self.adapter)
+        return PairsAsker(model, model.score_kind, max_tokens)
+
+    def _max_tokens(self, runtime: Runtime) -> int | None:
+        adapter = check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
+
+    def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
+        """By the model's tokenizer, where its files are here."""
+        refuse_prompt(self, prompt)
+        from rerank.engines.bi_encoder import BiEncoder
+
+        try:
+            model = outlined(BiEncoder, self.model, self.revision, runtime)
+        except ModelError as error:
+            return by_characters(None, remark=str(error))
+        return by_texts(model, work_of(model, self.dtype, runtime.device), self._max_tokens(runtime))
+
+
 class PairsAsker:
     """A loaded model that scores pairs."""
 
@@ -119,7 +168,7 @@ class PairsAsker:
     ) -> None:
         self.model = model
         self.max_tokens = max_tokens
-        """Tokens of a pair, or of a document of late interaction, at most; None: what the model reads."""
+        """Tokens of a pair, or of a document that is encoded alone, at most; None: what the model reads."""
         self.kind = kind
 
     def ask(self, questions: Sequence[Asked], runtime: Runtime) -> list[Answer]:

@@ -139,6 +139,7 @@ def _record(
         "name": _name(adaptation),
         "data": adaptation.data,
         "model": adaptation.model,
+        "engine": adaptation.engine,
         "first_stage": adaptation.first_stage,
         "k": adaptation.k,
         "synthetic": {
@@ -180,7 +181,8 @@ def _lines(record: dict[str, Any], results: Results | None) -> Iterator[str]:
     synthetic, training = record["synthetic"], record["training"]
     yield f"# {record['name']}"
     yield ""
-    yield f"A cross-encoder adapted to `{record['data']}` without a judgment: `{record['model']}` with an adapter."
+    kind = record["engine"].replace("_", "-")
+    yield f"A {kind} adapted to `{record['data']}` without a judgment: `{record['model']}` with an adapter."
     yield ""
     documents = synthetic["documents"]
     of = f"{documents['with queries']:,} of {documents['in the collection']:,} documents"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rerank import __version__
 from rerank.adapters.lora import LoRA
@@ -13,7 +14,7 @@ from rerank.config import stage_tree
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
 from rerank.engines.language_model import Sampling
-from rerank.engines.pairs import CrossEncoderEngine
+from rerank.engines.pairs import BiEncoderEngine, CrossEncoderEngine
 from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError, DataError
 from rerank.ranking import TextSource
@@ -30,6 +31,7 @@ from rerank.synthesize.negatives import HardNegatives
 from rerank.synthesize.roundtrip import RoundTrip
 from rerank.train.contrastive import Contrastive
 from rerank.train.current import CurrentEngine
+from rerank.train.losses import SoftmaxLoss
 from rerank.train.recipe import Optimiser, Validation, ValidationSet
 from rerank.train.sources import GroupSource, Negatives
 
@@ -46,7 +48,7 @@ class Adaptation:
     """What is synthesized, trained and measured for a collection.
 
     >>> Adaptation(data="stdlib", documents=200).recipe(Path("data")).loss
-    SoftmaxLoss()
+    SoftmaxLoss(temperature=0.05)
 
     Raises:
         ConfigError: numbers that make no sense.
@@ -63,16 +65,24 @@ class Adaptation:
     """How queries are made; its `data` does not count.  Default key phrases and telling sentences of documents that
     cover the collection, with 7 negatives each, and a tenth kept to choose the checkpoint by."""
     model: str = "minilm-l6"
-    """The base of the cross-encoder."""
+    """The encoder that the adapter is made for."""
+    engine: Literal["bi_encoder", "cross_encoder"] = "bi_encoder"
+    """What it becomes: a bi-encoder starts from what the model knows of similarity; a cross-encoder, which reads query
+    and document together, learns it anew and wants many more queries."""
     first_stage: str = "hybrid"
     """The pipeline, by name or file, whose lists are reranked, and from whose lists default negatives are mined."""
     k: int = 50
     """How many documents of each list are reranked where it is measured, and in the pipeline that is left."""
     weight: float = 0.5
-    """The cross-encoder's, 0 to 1, in the sum with the first stage's scores; 1 leaves these out."""
-    optimiser: Optimiser = Optimiser(learning_rate=5e-4, groups=16, epochs=2)  # noqa: RUF009 - frozen
+    """The reranker's, 0 to 1, in the sum with the first stage's scores; 1 leaves these out."""
+    epochs: float = 2.0
+    """How often each query is learnt from."""
+    steps: int | None = None
+    """So many optimiser steps in place of `epochs`."""
+    learning_rate: float | None = None
+    """Default 2e-4 for a bi-encoder, which has little to learn and much to forget, 5e-4 for a cross-encoder."""
     max_tokens: int = 192
-    """Of a query with a document, in training and use."""
+    """Of a document, of a cross-encoder's query and document together; in training and use."""
     split: str = "test"
     """Which judged queries the result is measured on, where the collection has any."""
     seed: int = 0
@@ -118,7 +128,7 @@ class Adaptation:
             negatives: how many a query has.
             dev: whether it has queries to choose the checkpoint by.
         """
-        engine = CrossEncoderEngine(self.model)
+        is_cross = self.engine == "cross_encoder"
         mined = Negatives(to_rank=negatives) if lists else Negatives(pipeline=self.first_stage, from_rank=3, to_rank=50)
         source = GroupSource(
             data=str(data),
@@ -136,10 +146,11 @@ class Adaptation:
                 every=VALIDATED_EVERY,
             )
         return Contrastive(
-            engine=engine,
-            adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention"),
+            engine=CrossEncoderEngine(self.model) if is_cross else BiEncoderEngine(self.model),
+            adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention" if is_cross else "all-linear"),
+            loss=SoftmaxLoss(temperature=1.0 if is_cross else 0.05),
             groups=(source,),
-            optimiser=self.optimiser,
+            optimiser=self.optimiser(),
             evaluation=evaluation,
             max_tokens=self.max_tokens,
             dropout=0.0,
@@ -161,9 +172,16 @@ class Adaptation:
             return None, "the collection has no judgments"
         return data, ""
 
+    def optimiser(self) -> Optimiser:
+        """What an adapter of that kind learns by."""
+        usual = 5e-4 if self.engine == "cross_encoder" else 2e-4
+        rate = usual if self.learning_rate is None else self.learning_rate
+        return Optimiser(learning_rate=rate, groups=16, epochs=self.epochs, steps=self.steps)
+
     def adapted(self, adapter: str) -> tuple[Stage, ...]:
         """The stages that use the adapter."""
-        return self._added(Rerank(CrossEncoderEngine(self.model, adapter=adapter)))
+        engine = CrossEncoderEngine if self.engine == "cross_encoder" else BiEncoderEngine
+        return self._added(Rerank(engine(self.model, adapter=adapter)))
 
     def _added(self, scorer: Stage) -> tuple[Stage, ...]:
         """The first stage's head, by its own scores and those of `scorer`."""

@@ -202,6 +202,61 @@ class ExtractiveGenerator(Generator):
         return [Draft(line, "sentence", i, 0) for i, line in enumerate(list(best)[: self.samples])]
 
 
+@dataclass(frozen=True, repr=False)
+class CropGenerator(Generator):
+    """Words of the document as they stand, from a place that is drawn.
+
+    Found word for word in their documents, they teach a model that knows nothing of ranking what it is to find; taken
+    out of them (`cloze`), what belongs together.
+
+    Source: the crops of Contriever (Izacard et al. 2021, arXiv 2112.09118); taken out, the inverse cloze task of Lee et
+    al. 2019 (ORQA).
+
+    >>> from rerank.data.corpus import MemoryCorpus
+    >>> setting, crops = Setting(MemoryCorpus({"d": "wings"}), 0), CropGenerator(min_words=2, max_words=2, among=2)
+    >>> with Runtime(progress=False) as runtime:
+    ...     crops.drafts([Source("d", "how a wing makes lift")], setting, runtime)
+    [[Draft(text='how a', prompt='crop', sample=0, seed=0)]]
+
+    Raises:
+        ConfigError: numbers that make no sense.
+    """
+
+    samples: int = 1
+    """How many crops a document gives."""
+    min_words: int = 5
+    max_words: int = 10
+    """How long a crop is, drawn for each between these two."""
+    among: int = 30
+    """From so many words at the document's beginning: what is behind them, a model that reads little never sees."""
+
+    def __post_init__(self) -> None:
+        at_least("crops", 1, samples=self.samples, min_words=self.min_words)
+        at_least("crops", self.min_words, max_words=self.max_words)
+        at_least("crops", self.max_words, among=self.among)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """One kind."""
+        return ("crop",)
+
+    def drafts(self, sources: Sequence[Source], setting: Setting, runtime: Runtime) -> list[list[Draft]]:
+        """Crops of each document."""
+        return [self._drafts(source, setting.seed) for source in sources]
+
+    def _drafts(self, source: Source, seed: int) -> list[Draft]:
+        line = one_line(source.text)
+        ends = [start + len(word) for word, start in pieces(line)][: self.among]
+        starts = [start for _, start in pieces(line)][: self.among]
+        found = []
+        for i in range(self.samples if starts else 0):
+            random = seeded(seed, f"crop\0{source.docno}\0{i}")
+            size = min(random.randint(self.min_words, self.max_words), len(starts))
+            first = random.randint(0, len(starts) - size)
+            found.append(Draft(line[starts[first] : ends[first + size - 1]], "crop", i, seed))
+        return found
+
+
 class _Weighed(NamedTuple):
     """A phrase's weight and its terms, which all differ."""
 

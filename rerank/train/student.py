@@ -222,7 +222,8 @@ class Student(ABC):
         import torch
 
         output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        prefix = f"{model.base_model_prefix}."
+        # A transformer without a head is not inside anything.
+        prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
         for name, module in model.named_modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
@@ -336,11 +337,15 @@ class Student(ABC):
                 self.trained.save_pretrained(folder, save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)
             else:
-                self.trained.save_pretrained(folder)
-                self.scorer.tokenizer.save_pretrained(folder)
+                self._save_whole(folder)
         for path in folder.rglob("*"):
             # Weights are written readable for their owner alone, and servers run as others.
             path.chmod(0o755 if path.is_dir() else 0o644)
+
+    def _save_whole(self, folder: Path) -> None:
+        """Writes the model with its tokenizer."""
+        self.trained.save_pretrained(folder)
+        self.scorer.tokenizer.save_pretrained(folder)
 
     # -- as it is now ------------------------------------------------------------
 

@@ -142,7 +142,9 @@ class Workshop:
             first_stage=given.first_stage,
             k=given.k,
             weight=given.weight,
-            optimiser=dataclasses.replace(plain.optimiser, epochs=given.epochs, steps=given.steps),
+            engine=given.engine,
+            epochs=given.epochs,
+            steps=given.steps,
             split="dev" if arm.collection == "stdlib" else "test",
             seed=seed,
         )
@@ -258,8 +260,9 @@ def main() -> None:
     parser.add_argument("--epochs", type=float, default=2.0)
     parser.add_argument("--steps", type=int, help="in place of epochs: as many whatever the queries")
     parser.add_argument("--first-stage", default="hybrid")
+    parser.add_argument("--engine", choices=("bi_encoder", "cross_encoder"), default="bi_encoder")
     parser.add_argument("--k", type=int, default=50, help="how many of a list are reranked, and left")
-    parser.add_argument("--weight", type=float, default=0.5, help="of the cross-encoder in the sum")
+    parser.add_argument("--weight", type=float, default=0.5, help="of the reranker in the sum")
     parser.add_argument("--titles", action=argparse.BooleanOptionalAction, default=True, help="make queries of titles")
     parser.add_argument("--llm", default="smollm2-135m", help="the language model of the task generators")
     parser.add_argument("--adapter", type=Path, help="stdlib: measures this one")

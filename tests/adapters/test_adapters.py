@@ -19,8 +19,10 @@ from rerank.adapters.targets import head_modules, linear_layers
 from rerank.cli import main
 from rerank.config import parse_pipeline
 from rerank.data.load import load
+from rerank.engines.bi_encoder import load_bi_encoder
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
+from rerank.engines.encoder import load_encoder
 from rerank.engines.engine import Asked
 from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.prompts.prompt import load_prompt
@@ -144,6 +146,23 @@ def test_a_merged_language_model_answers_the_same(runtime: Runtime, collection: 
     after = load_causal_lm(runtime, str(tmp_path / "merged"), dtype="float32")
     asked = [load_prompt("yes-no").bind(before.tokenizer).request("lift", ("a wing",), 512)]
     assert np.asarray(after.choices(asked)) == pytest.approx(np.asarray(before.choices(asked)), abs=1e-5)
+
+
+def test_a_merged_bi_encoder_is_read_by_all_that_read_its_base(
+    runtime: Runtime, collection: Path, tmp_path: Path
+) -> None:
+    base = write_model(tmp_path / "base", prompts={"query": "query: ", "document": "passage: "})
+    softmax = "  loss: {softmax: {temperature: 0.05}}"
+    adapter = trained(base, collection, tmp_path / "out", runtime, engine="bi_encoder", more=softmax)
+    scores = load_bi_encoder(runtime, str(base), dtype="float32", adapter=str(adapter)).pairs(PAIRS)
+    merge_adapter(adapter, tmp_path / "merged", runtime)
+    assert load_bi_encoder(runtime, str(tmp_path / "merged"), dtype="float32").pairs(PAIRS) == pytest.approx(
+        scores, abs=1e-5
+    )
+    library = load_encoder(runtime, str(tmp_path / "merged"), dtype="float32")
+    queries, documents = zip(*PAIRS, strict=True)
+    products = (library.encode_queries(queries) * library.encode_documents(documents)).sum(axis=1)
+    assert products == pytest.approx(scores, abs=1e-5)
 
 
 def test_an_adapter_says_what_it_is(runtime: Runtime, collection: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tiny_training import write_collection
 from rerank.cli import main
 from rerank.config import load_pipeline
 from rerank.data.load import load
+from rerank.engines.pairs import BiEncoderEngine
 from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError, DataError, UnknownNameError
 from rerank.reranking import Rerank
@@ -35,7 +36,7 @@ from rerank.synthesize.generators import (
 )
 from rerank.synthesize.negatives import HardNegatives
 from rerank.synthesize.roundtrip import RoundTrip
-from rerank.train.recipe import Optimiser, recipe_from
+from rerank.train.recipe import recipe_from
 from rerank.yamlfile import parse_yaml
 
 pytestmark = [
@@ -79,7 +80,8 @@ def tiny(data: Path, encoder: Path, **changes: Any) -> Adaptation:
         "first_stage": "bm25",
         "k": 10,
         "split": "dev",
-        "optimiser": Optimiser(learning_rate=1e-2, groups=8, steps=4),
+        "learning_rate": 1e-2,
+        "steps": 4,
     }
     return Adaptation(**{**given, **changes})
 
@@ -205,18 +207,17 @@ def test_by_default_queries_of_two_kinds_cover_the_collection() -> None:
 def test_the_default_recipe_is_read_back_from_its_file(tmp_path: Path) -> None:
     recipe = Adaptation(data="stdlib").recipe(tmp_path)
     assert recipe_from(parse_yaml(recipe.to_yaml("mine"))).recipe == recipe
+    assert recipe.engine == BiEncoderEngine("minilm-l6") and recipe.optimiser.learning_rate == 2e-4
     assert recipe.groups[0].sizes == (8,) and recipe.groups[0].candidates == "negatives"
 
 
 def test_an_estimate_comes_first(judged: Path, tiny_encoder: Path, own_home: Path) -> None:
-    adaptation = tiny(judged, tiny_encoder)
+    adaptation = tiny(judged, tiny_encoder, engine="cross_encoder")
     with Runtime(own_home, progress=False, threads=1, device="cpu") as runtime:
         plan = plan_adaptation(adaptation, runtime)
-        longer = plan_adaptation(
-            dataclasses.replace(adaptation, optimiser=Optimiser(learning_rate=1e-2, groups=8, steps=8)), runtime
-        )
+        longer = plan_adaptation(dataclasses.replace(adaptation, steps=8), runtime)
         alone = plan_adaptation(dataclasses.replace(adaptation, split="no-such-split"), runtime)
-    assert plan.groups == round(24 * 2 * 0.75) and plan.pairs == 4 * 8 * 4
+    assert plan.groups == round(24 * 2 * 0.75) and plan.pairs == 4 * 16 * 4
     assert plan.training_tokens == pytest.approx(plan.pairs * 24, rel=0.2)  # what the model reads at most
     assert longer.pairs == 2 * plan.pairs
     assert plan.queries == 6 and plan.seconds > 0 and TRAINING_WORK > 1
@@ -291,7 +292,7 @@ def test_a_mixture_is_of_generators_without_a_model() -> None:
         MixedGenerator(())
 
 
-def test_the_cross_encoder_is_added_to_the_first_stage_or_takes_its_place() -> None:
+def test_the_reranker_is_added_to_the_first_stage_or_takes_its_place() -> None:
     added = Adaptation(data="stdlib", weight=0.25).adapted("adapter")[-1]
     assert isinstance(added, WeightedSum) and added.weights == (0.75, 0.25)
     assert isinstance(Adaptation(data="stdlib", weight=1).adapted("adapter")[-1], Rerank)

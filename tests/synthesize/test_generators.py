@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_synthesis import ScriptedEngine, corpus_of, some_documents
 
 from rerank.data.corpus import MemoryCorpus
@@ -13,6 +15,7 @@ from rerank.lexicon import sentences
 from rerank.runtime import Runtime
 from rerank.synthesize.examples import Example
 from rerank.synthesize.generators import (
+    CropGenerator,
     ExtractiveGenerator,
     Generator,
     KeyphraseGenerator,
@@ -61,7 +64,7 @@ def test_phrases_are_of_telling_words_and_short() -> None:
     assert len(set(found["root"])) > 1
 
 
-@pytest.mark.parametrize("generator", [ExtractiveGenerator(samples=3), KeyphraseGenerator(samples=3)])
+@pytest.mark.parametrize("generator", [ExtractiveGenerator(samples=3), KeyphraseGenerator(samples=3), CropGenerator(3)])
 def test_what_is_written_does_not_depend_on_other_documents_or_their_order(generator: Generator) -> None:
     texts = some_documents(20)
     corpus = corpus_of(texts)
@@ -71,7 +74,7 @@ def test_what_is_written_does_not_depend_on_other_documents_or_their_order(gener
     assert written(generator, one, corpus).items() <= here.items()
 
 
-@pytest.mark.parametrize("generator", [ExtractiveGenerator(samples=2), KeyphraseGenerator(samples=2)])
+@pytest.mark.parametrize("generator", [ExtractiveGenerator(samples=2), KeyphraseGenerator(samples=2), CropGenerator(2)])
 @pytest.mark.parametrize(
     "text", ["", "...", "x", "of the and", "翼的升力是由压力差产生的。压力差取决于迎角。", "крыло создаёт силу"]
 )
@@ -103,6 +106,19 @@ def test_a_long_sentence_is_cut_where_none_fits() -> None:
     assert written(ExtractiveGenerator(max_words=6), {"d": text}) == {"d": ["word " * 5 + "word"]}
 
 
+@given(st.integers(1, 5), st.integers(0, 5), st.integers(0, 20), st.integers(0, 40))
+def test_crops_are_words_of_the_beginning_as_they_stand(least: int, more: int, rest: int, n: int) -> None:
+    words = [f"w{i}" for i in range(n)]
+    generator = CropGenerator(3, min_words=least, max_words=least + more, among=least + more + rest)
+    crops = written(generator, {"d": ", ".join(words)})["d"]
+    assert len(crops) == (3 if n else 0)
+    for crop in crops:
+        found = crop.split(", ")
+        start = words.index(found[0])
+        assert found == words[start : start + len(found)]
+        assert min(least, n) <= len(found) <= least + more and start + len(found) <= generator.among
+
+
 def test_a_model_writes_by_every_prompt_with_the_examples_it_is_given() -> None:
     engine = ScriptedEngine(lambda text, i: f"{text.split()[0]} {i}")
     generator = LLMGenerator(engine, prompts=("duqgen-question", "duqgen-claim"), samples=2)
@@ -127,5 +143,7 @@ def test_options_that_make_no_sense() -> None:
         LLMGenerator(CausalLMEngine("m"), prompts=("duqgen-claim", "duqgen-claim"))
     with pytest.raises(ConfigError, match="extractive: max_words is 2, at least 4"):
         ExtractiveGenerator(max_words=2)
+    with pytest.raises(ConfigError, match="crops: among is 5, at least 10"):
+        CropGenerator(among=5)
     with pytest.raises(ConfigError, match="keyphrase: samples is 0"):
         KeyphraseGenerator(samples=0)

@@ -13,8 +13,11 @@ import torch
 from tiny_scorers import write_classifier
 from tiny_training import PAIRS, recipe_text, train_apart
 
+from rerank.engines.bi_encoder import load_bi_encoder
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
+from rerank.engines.engine import Asked
+from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
@@ -73,6 +76,54 @@ def test_a_cross_encoder_from_an_encoder_is_saved_with_its_head_and_loads_with_t
     assert loaded.path == "packed"
     assert loaded.adapter is not None and "classifier.weight" in loaded.adapter.replaced
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_a_bi_encoder_is_trained_and_loads_with_the_same_scores(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    text = recipe_text(
+        encoder, collection, engine="bi_encoder", more="  loss: {softmax: {temperature: 0.05}}\n  max_tokens: 16",
+        adapter="{lora: {rank: 4, dropout: 0.0, targets: all-linear}}",
+    )  # fmt: skip
+    made = recipe(text)
+    trained = train(made, tmp_path / "out", runtime)
+    student = made.student(runtime)
+    student.load_weights(
+        next(p for p in checkpoints(tmp_path / "out") if p.name == f"step-{trained.fitted.best_step:07d}")
+        / "weights.safetensors"
+    )
+    asker = student.asker()
+    asked = [Asked("q", query, ("d",), (document,)) for query, document in PAIRS]
+    with student.resting():
+        expected = asker.ask(asked, runtime)
+    engine = BiEncoderEngine(str(encoder), dtype="float32", adapter=str(trained.model))
+    loaded = engine.asker(None, runtime)
+    found = np.array(loaded.ask(asked, runtime))
+    assert found == pytest.approx(np.array(expected), abs=1e-6)
+    plain = BiEncoderEngine(str(encoder), dtype="float32", max_tokens=16).asker(None, runtime)
+    assert np.abs(np.array(plain.ask(asked, runtime)) - found).max() > 1e-4
+    assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_a_whole_bi_encoder_is_a_folder_that_its_library_reads(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    text = recipe_text(
+        encoder, collection, engine="bi_encoder", adapter="null", evaluation=False,
+        more="  loss: {softmax: {temperature: 0.05}}", optimiser="learning_rate: 1.0e-2, groups: 4, steps: 2",
+    )  # fmt: skip
+    trained = run(text, tmp_path / "out", runtime)
+    queries, documents = zip(*PAIRS, strict=True)
+    for folder, same in ((trained.model, True), (encoder, False)):
+        library = SentenceTransformer(str(folder), device="cpu")
+        expected = (
+            library.encode_query(queries, normalize_embeddings=True)
+            * library.encode_document(documents, normalize_embeddings=True)
+        ).sum(axis=1)
+        found = load_bi_encoder(runtime, str(trained.model), dtype="float32").pairs(PAIRS)
+        assert np.allclose(found, expected, atol=1e-5) is same
 
 
 @pytest.mark.parametrize(
