@@ -30,7 +30,7 @@ def train(
     ] = None,
     start: Annotated[
         Path | None,
-        typer.Option(metavar="ADAPTER", help="The adapter to go on from, for recipes that do: grpo."),
+        typer.Option(metavar="ADAPTER", help="The adapter to go on from, as another training left it."),
     ] = None,
     home: Home = None,
     device: Device = "auto",

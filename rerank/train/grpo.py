@@ -17,10 +17,8 @@ import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from rerank.config import FilePath
 from rerank.engines.language_model import Item, Sampling
 from rerank.errors import ConfigError
 from rerank.rules.rule import at_least, one_of
@@ -102,9 +100,6 @@ class GRPO(Recipe):
         ConfigError: parts that do not fit.
     """
 
-    start: FilePath | None = None
-    """An adapter of the same method that training goes on from, such as one of the recipe sft; its prompt is this
-    one's."""
     reward: Reward | None = None
     """What an answer is worth; default Rank-R1's for picks, GroupRank's for grades, nDCG@10 for orders."""
     completions: int = 8
@@ -154,8 +149,6 @@ class GRPO(Recipe):
                 f"grpo: temperature is {self.temperature} (above 0), top_p {self.top_p} (above 0, at most 1), beta "
                 f"{self.beta} (0 or more), epsilon {self.epsilon} (above 0, below 1), epsilon_high {high} (above 0)"
             )
-        if self.start is not None and self.adapter is None:
-            raise ConfigError("grpo: start is an adapter, but adapter is null: merge it, and give the merged model")
         every = {"save_every": self.save_every}
         if self.evaluation is not None:
             every["evaluation.every"] = self.evaluation.every
@@ -165,11 +158,6 @@ class GRPO(Recipe):
                     f"grpo: {name} is {steps}, no multiple of iterations {self.iterations}: a checkpoint between two "
                     "steps on the same completions could not be gone on from exactly; give a multiple"
                 )
-
-    @property
-    def start_folder(self) -> Path | None:
-        """The folder of `start`."""
-        return None if self.start is None else Path(self.start)
 
     @property
     def sampling(self) -> Sampling:
@@ -205,10 +193,9 @@ class GRPO(Recipe):
         """Returns when the prompt asks for what is rewarded, and there is room for it.
 
         Raises:
-            ConfigError: it does not, or the start is no adapter.
+            ConfigError: it does not.
             UnknownNameError: no such prompt.
         """
-        from rerank.engines.lora import CONFIG
         from rerank.engines.prompted import CausalLMEngine
         from rerank.prompts.prompt import load_prompt
 
@@ -232,11 +219,6 @@ class GRPO(Recipe):
             )
         limit = min(self.engine.max_tokens, self.max_tokens or self.engine.max_tokens)
         self._check_room(limit, "engine's or recipe's")
-        if self.start_folder is not None and not (self.start_folder / CONFIG).is_file():
-            raise ConfigError(
-                f"grpo: start {self.start!r} is no adapter: there is no {CONFIG} in it; give the folder 'adapter' that "
-                "a training left"
-            )
 
     def check(self, student: Student) -> None:
         """Returns when the student writes answers, and reads as much as it writes.

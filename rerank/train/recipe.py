@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 from rerank.adapters.lora import LoRA
 from rerank.adapters.method import AdapterMethod
 from rerank.adapters.quantised import Quantisation
-from rerank.config import build, build_part, stage_tree
+from rerank.config import FilePath, build, build_part, stage_tree
 from rerank.engines.engine import Engine
 from rerank.errors import ConfigError
 from rerank.evaluation.measures import parse_measures
@@ -189,6 +189,9 @@ class Recipe(Part, ABC):
     """What is learnt from; see `rerank.train.sources`."""
     adapter: AdapterMethod | None = LoRA()
     """What is trained; null trains all weights."""
+    start: FilePath | None = None
+    """An adapter of the same method that training goes on from, as another training left it; it was trained with the
+    same prompt."""
     optimiser: Optimiser = Optimiser()
     evaluation: Validation | None = None
     max_tokens: int | None = None
@@ -226,14 +229,18 @@ class Recipe(Part, ABC):
                 f"{self.label}: quantise is {self.quantise}, but adapter is null: rounded weights cannot be trained; "
                 "give an adapter such as lora"
             )
+        if self.start is not None and self.adapter is None:
+            raise ConfigError(
+                f"{self.label}: start is an adapter, but adapter is null: merge it, and give the merged model"
+            )
         at_least(
             self.label, 1, log_every=self.log_every, save_every=self.save_every, max_tokens=self.max_tokens,
         )  # fmt: skip
 
     @property
     def start_folder(self) -> Path | None:
-        """The adapter whose weights are gone on from."""
-        return None
+        """The folder of `start`."""
+        return None if self.start is None else Path(self.start)
 
     @abstractmethod
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -258,11 +265,17 @@ class Recipe(Part, ABC):
         """Returns when what the recipe says fits together, as far as that is known before anything is loaded.
 
         Raises:
-            ConfigError: parts that do not fit, or a prompt that cannot be read.
+            ConfigError: parts that do not fit, a prompt that cannot be read, or a start that is no adapter.
             UnknownNameError: no such prompt.
         """
+        from rerank.engines.lora import CONFIG
         from rerank.prompts.prompt import load_prompt
 
+        if self.start_folder is not None and not (self.start_folder / CONFIG).is_file():
+            raise ConfigError(
+                f"{self.label}: start {self.start!r} is no adapter: there is no {CONFIG} in it; give the folder "
+                "'adapter' that a training left"
+            )
         prompt = None if self.prompt is None else load_prompt(self.prompt)
         most = None if prompt is None or not prompt.shows_many else prompt.most_documents
         largest = max((size for source in self.groups for size in source.sizes), default=0)
@@ -369,18 +382,8 @@ class Recipe(Part, ABC):
         return dataclasses.replace(self, groups=groups, evaluation=evaluation)
 
     def going_on_from(self: R, adapter: Path) -> R:
-        """The same recipe with another `start`.
-
-        Raises:
-            ConfigError: a recipe of this kind goes on from none.
-        """
-        if "start" not in {field.name for field in dataclasses.fields(self)}:
-            raise ConfigError(
-                f"{self.label}: begins with a new adapter, and takes no start; merge the adapter into its model first "
-                "(rerank adapters merge), and give the merged folder as the model"
-            )
-        start: dict[str, Any] = {"start": str(adapter.expanduser().resolve())}
-        return dataclasses.replace(self, **start)
+        """The same recipe with another `start`."""
+        return dataclasses.replace(self, start=str(adapter.expanduser().resolve()))
 
 
 def text_size(group: TrainingGroup) -> int:

@@ -539,17 +539,10 @@ def test_card_and_report_tell_rewards(
     assert report.count("<svg") == 8
 
 
-def test_the_command_goes_on_from_an_adapter(
-    started: Path, chat: Path, collection: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_goes_on_from_an_adapter(started: Path, chat: Path, collection: Path, tmp_path: Path) -> None:
     text = text_from(started, chat, collection, optimiser="groups: 2, steps: 1").replace(f"  start: {started}\n", "")
     path = tmp_path / "tiny.yaml"
     path.write_text(text, encoding="utf-8")
     out = tmp_path / "out"
     assert main(["train", str(path), "--start", str(started), "--out", str(out), "--threads", "1"]) == 0
     assert f"start: {started}" in (out / "recipe.yaml").read_text(encoding="utf-8")
-    capsys.readouterr()
-    other = tmp_path / "sft.yaml"
-    other.write_text(recipe_text(chat, collection, kind="sft", engine="causal_lm", more=FORM), encoding="utf-8")
-    assert main(["train", str(other), "--start", str(started)]) == 2
-    assert "sft: begins with a new adapter, and takes no start" in capsys.readouterr().err

@@ -78,6 +78,28 @@ def test_a_cross_encoder_from_an_encoder_is_saved_with_its_head_and_loads_with_t
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
+@pytest.mark.parametrize("engine", ["cross_encoder", "bi_encoder"])
+def test_training_goes_on_from_an_adapter(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, engine: str
+) -> None:
+    text = recipe_text(encoder, collection, engine=engine, evaluation=False)
+    first = run(text, tmp_path / "first", runtime)
+    more = f"  start: {first.model}"
+    hardly = "learning_rate: 1.0e-12, groups: 4, steps: 1"
+    again = run(
+        recipe_text(encoder, collection, engine=engine, evaluation=False, more=more, optimiser=hardly),
+        tmp_path / "again",
+        runtime,
+    )
+    found, before = weights(again.model.parent), weights(first.model.parent)
+    assert found.keys() == before.keys()
+    assert all(torch.allclose(found[name], before[name], atol=1e-9) for name in found)
+    with pytest.raises(ConfigError, match=r"is no adapter: there is no adapter_config\.json"):
+        run(text + "\n  start: /nowhere\n", tmp_path / "other", runtime)
+    with pytest.raises(ConfigError, match="but adapter is null"):
+        recipe(recipe_text(encoder, collection, engine=engine, adapter="null", more=more))
+
+
 def test_a_bi_encoder_is_trained_and_loads_with_the_same_scores(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
 ) -> None:
