@@ -134,7 +134,7 @@ class Adaptation:
             data=str(data),
             candidates="negatives" if lists else None,
             negatives=mined,
-            sizes=(negatives + 1,),
+            sizes=(1 + self.shown(negatives),),
             seed=self.seed,
         )
         evaluation = None
@@ -149,6 +149,7 @@ class Adaptation:
             engine=CrossEncoderEngine(self.model) if is_cross else BiEncoderEngine(self.model),
             adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention" if is_cross else "all-linear"),
             loss=SoftmaxLoss(temperature=1.0 if is_cross else 0.05),
+            in_batch=not is_cross,
             groups=(source,),
             optimiser=self.optimiser(),
             evaluation=evaluation,
@@ -171,6 +172,10 @@ class Adaptation:
         if not data.qrels or data.corpus is None:
             return None, "the collection has no judgments"
         return data, ""
+
+    def shown(self, negatives: int) -> int:
+        """How many of a query's negatives a step shows: a bi-encoder learns from other queries' documents too."""
+        return negatives if self.engine == "cross_encoder" else min(negatives, 2)
 
     def optimiser(self) -> Optimiser:
         """What an adapter of that kind learns by."""

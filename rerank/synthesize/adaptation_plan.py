@@ -78,7 +78,7 @@ def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
     synthesis = plan_synthesis(duqgen, runtime, corpus, f"adapt {adaptation.short}")
     n_queries = synthesis.chosen * duqgen.queries * len(duqgen.generator.prompts)
     n_groups = round(n_queries * (1 - duqgen.dev))
-    size = 1 + (duqgen.negatives.k if duqgen.negatives is not None else 7)
+    size = 1 + adaptation.shown(duqgen.negatives.k if duqgen.negatives is not None else 7)
     optimiser = adaptation.optimiser()
     steps = optimiser.n_steps(max(1, n_groups))
     pairs = steps * min(optimiser.groups, max(1, n_groups)) * size

@@ -63,8 +63,19 @@ class BiEncoderStudent(Student):
 
     def scores(self, batch: Batch) -> list[Tensor]:
         """The products of each group's query with its documents."""
+        return [some[1:] @ some[0] for some in self._vectors(batch)]
+
+    def products(self, batch: Batch) -> Tensor:
+        """float32 [groups, documents of all groups]: the products of all queries with all documents."""
+        import torch
+
+        vectors = self._vectors(batch)
+        return torch.stack([some[0] for some in vectors]) @ torch.cat([some[1:] for some in vectors]).T
+
+    def _vectors(self, batch: Batch) -> list[Tensor]:
+        """Of each group, those of its query and its documents."""
         vectors = self.scorer.vectors_of([row for rows in batch.inputs for row in rows], self.computing)
-        return [some[1:] @ some[0] for some in vectors.split(list(map(len, batch.inputs)))]
+        return list(vectors.split(list(map(len, batch.inputs))))
 
     def _save_whole(self, folder: Path) -> None:
         save_bi_encoder(self.folder, folder, super()._save_whole)

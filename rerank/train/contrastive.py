@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rerank.errors import ConfigError
 from rerank.train.losses import Loss, SoftmaxLoss
-from rerank.train.recipe import Recipe
+from rerank.train.recipe import Recipe, Step
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,12 +31,41 @@ class Contrastive(Recipe):
 
     loss: Loss = SoftmaxLoss()
     """How far scores are from the order of labels."""
+    in_batch: bool = False
+    """Whether the documents of all groups of a step are compared with each query, those of other groups as irrelevant
+    ones: a bi-encoder has encoded them anyway.  A step is then computed as a whole.  Source: Karpukhin et al. 2020
+    (DPR, arXiv 2004.04906), section 3.2."""
+
+    def check(self, student: Student) -> None:
+        """Returns when the student can be trained by this recipe.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+        from rerank.train.bi_encoder_student import BiEncoderStudent
+
+        super().check(student)
+        if self.in_batch and not isinstance(student, BiEncoderStudent):
+            raise ConfigError(
+                f"{self.label}: in_batch compares each query with the documents of others, and {student.engine.label} "
+                "would have to read each pair; take a bi_encoder, or leave in_batch out"
+            )
+
+    def batches(self, student: Student, step: Step) -> list[Batch]:
+        """The groups of a step in batches, or in one where all are compared."""
+        if not self.in_batch:
+            return super().batches(student, step)
+        if step.processes.size > 1:
+            raise ConfigError(f"{self.label}: in_batch compares all groups of a step, in one process; start it alone")
+        return student.batch(step.groups)
 
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of the scores of a batch."""
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
+        if self.in_batch:
+            return self.loss.total(*_compared(student, batch))
         found = student.scores(batch)
         scores = pad_sequence(found, batch_first=True)
         labels = [torch.tensor(group.labels, dtype=torch.float32) for group in batch.groups]
@@ -43,3 +73,30 @@ class Contrastive(Recipe):
         mask = torch.arange(scores.shape[1]) < sizes[:, None]
         given = pad_sequence(labels, batch_first=True).to(scores.device)
         return self.loss.total(scores, given, mask.to(scores.device))
+
+
+def _compared(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """[groups, documents of all groups]: scores, labels, and which of them count.
+
+    A document that is shown to several queries counts once for each; where it is a query's own, with its own label.
+    """
+    import torch
+
+    from rerank.train.bi_encoder_student import BiEncoderStudent
+
+    if not isinstance(student, BiEncoderStudent):
+        raise ConfigError("in_batch: trains bi-encoders only")
+    scores = student.products(batch)
+    columns = [docno for group in batch.groups for docno in group.docnos]
+    labels, mask = torch.zeros(scores.shape), torch.zeros(scores.shape, dtype=torch.bool)
+    start = 0
+    for row, group in enumerate(batch.groups):
+        seen = set(group.docnos)
+        for column, docno in enumerate(columns):
+            mask[row, column] = docno not in seen
+            seen.add(docno)
+        own = slice(start, start + len(group.docnos))
+        mask[row, own] = True
+        labels[row, own] = torch.tensor(group.labels, dtype=torch.float32)
+        start = own.stop
+    return scores, labels.to(scores.device), mask.to(scores.device)

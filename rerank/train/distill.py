@@ -23,7 +23,7 @@ class Distill(Contrastive):
     KLLoss()
 
     Raises:
-        ConfigError: groups without a teacher.
+        ConfigError: groups without a teacher, or documents compared that no teacher scores.
     """
 
     loss: Loss = KLLoss()
@@ -31,6 +31,8 @@ class Distill(Contrastive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.in_batch:
+            raise ConfigError("distill: in_batch compares with documents that the teacher did not score; leave it out")
         for source in self.groups:
             if source.teacher is None:
                 raise ConfigError(

@@ -265,6 +265,11 @@ class Student(ABC):
             some.append((group, inputs, tokens))
         return [*batches, _batch(some)] if some else batches
 
+    def batch(self, groups: Sequence[TrainingGroup]) -> list[Batch]:
+        """The groups of a step in one batch, or in none where there are no groups."""
+        read = self.inputs(groups) if groups else []
+        return [_batch([(group, *each) for group, each in zip(groups, read, strict=True)])] if groups else []
+
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:
         """Products inside the block are computed in the precision that was chosen."""

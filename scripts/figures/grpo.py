@@ -1,14 +1,17 @@
-"""Figures of GRPO: a cold start by supervised training, GRPO from there, both measured on groups that neither has seen.
+"""Figures of GRPO: supervised training until the model can do the task, GRPO from there, both measured on new groups.
 
     python scripts/figures/grpo.py --out FOLDER [--folder ../shared/data] [--task groups] [--seeds 0 1 2]
-        [--samples 4] [--sft-steps N] [--grpo-steps N] [--threads N]
+        [--samples 4] [--words-steps N] [--sft-steps N] [--grpo-steps N] [--threads N]
 
-The recipes are smollm2-TASK-sft and smollm2-TASK-grpo.  Each seed trains both; the adapters are asked about one group
-of each query of NFCorpus's dev split, drawn as the training groups are, once with the likeliest answer (greedy) and
-`--samples` times with drawn ones (sampled, at the temperature of the training, the same random numbers for all
-adapters).  One JSON object a line is printed: for each adapter the shares of verdicts and the means of the reward's
-parts over all answers, and for each seed the comparison of its two adapters by the ranking part of the reward, over the
-groups that both answered in the right form, with the paired randomisation test's p.
+The recipes are smollm2-TASK-words, on words of NFCorpus's documents, then smollm2-TASK-sft and smollm2-TASK-grpo, on
+judgments.  The supervised part is trained once; each seed is a GRPO training from there.  The adapters are asked about
+groups of NFCorpus's dev split, drawn as the training groups are, two of a query at most: once with the likeliest answer
+(greedy) and `--samples` times with drawn ones (sampled, at the temperature of the training, the same random numbers for
+all adapters).  One JSON object a line is printed: for each adapter the shares of verdicts and the means of the reward's
+parts over all answers, and for each seed the comparison of its adapter with the start by the ranking part of the
+reward, over the groups that both answered in the right form; the interval and the paired randomisation test's p are
+over queries, each with the mean of its groups.  For the task groups TREC DL 2019 follows, BM25's first 20 reranked:
+nothing was chosen on it.
 
 All that is finished is kept in FOLDER; the same command goes on where another stopped.
 """
@@ -21,8 +24,9 @@ import json
 import os
 import statistics
 import sys
-from collections import Counter
-from collections.abc import Iterator, Sequence
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +36,17 @@ for _name, _value in (("OMP_NUM_THREADS", "1"), ("TOKENIZERS_PARALLELISM", "fals
 import numpy as np  # noqa: E402
 
 from rerank.artifact import write_json  # noqa: E402
+from rerank.data.load import load  # noqa: E402
 from rerank.engines.language_model import Sampling  # noqa: E402
 from rerank.engines.text_model import torch_threads  # noqa: E402
+from rerank.evaluation.experiment import evaluate  # noqa: E402
 from rerank.evaluation.significance import bootstrap_interval, randomisation_test  # noqa: E402
+from rerank.reranking import Rerank  # noqa: E402
+from rerank.rules.groupwise import Groupwise  # noqa: E402
 from rerank.runtime import Runtime  # noqa: E402
+from rerank.stage import Cut, Pipeline  # noqa: E402
+from rerank.synthesize.duqgen import DUQGen  # noqa: E402
+from rerank.synthesize.presets import load_synthesis  # noqa: E402
 from rerank.train.answers import Verdict, read_reply  # noqa: E402
 from rerank.train.causal_lm_student import CausalLMStudent  # noqa: E402
 from rerank.train.groups import Groups, build_groups  # noqa: E402
@@ -50,12 +61,16 @@ RANKING = {"groups": "ndcg", "pick": "exact_pick"}
 _AT_ONCE = 32
 
 
-def recipes(task: str, folder: Path, sft_steps: int | None, grpo_steps: int | None) -> tuple[SFT, GRPO]:
-    """Both recipes of a task, with the data in `folder`."""
-    paths = {"beir/nfcorpus": str(folder / "beir-nfcorpus"), "trec-dl-2021": str(folder / "trec-dl-2021")}
+def recipes(options: argparse.Namespace) -> tuple[SFT, SFT, GRPO]:
+    """The recipes of a task, with the data where they are."""
+    paths = {"crops": str(options.out / "crops")}
+    paths |= {
+        "beir/nfcorpus": str(options.folder / "beir-nfcorpus"),
+        "trec-dl-2021": str(options.folder / "trec-dl-2021"),
+    }
 
     def of(kind: str, steps: int | None) -> Recipe:
-        recipe = load_recipe(f"smollm2-{task}-{kind}").recipe
+        recipe = load_recipe(f"smollm2-{options.task}-{kind}").recipe
         named = {source.data for source in recipe.groups}
         recipe = recipe.with_data({name: path for name, path in paths.items() if name in named})
         return (
@@ -64,16 +79,25 @@ def recipes(task: str, folder: Path, sft_steps: int | None, grpo_steps: int | No
             else recipe
         )
 
-    sft, grpo = of("sft", sft_steps), of("grpo", grpo_steps)
-    if not isinstance(sft, SFT) or not isinstance(grpo, GRPO):
-        sys.exit(f"smollm2-{task}: the recipes are no sft and grpo")
-    return sft, grpo
+    words, sft = of("words", options.words_steps), of("sft", options.sft_steps)
+    grpo = of("grpo", options.grpo_steps)
+    if not isinstance(words, SFT) or not isinstance(sft, SFT) or not isinstance(grpo, GRPO):
+        sys.exit(f"smollm2-{options.task}: the recipes are no sft, sft and grpo")
+    return words, sft, grpo
+
+
+def write_crops(options: argparse.Namespace, runtime: Runtime) -> None:
+    """The data set of the first recipe."""
+    found = load_synthesis("document-crops").synthesis
+    if not isinstance(found, DUQGen):
+        sys.exit("document-crops: is no duqgen")
+    dataclasses.replace(found, data=str(options.folder / "beir-nfcorpus")).run(options.out / "crops", runtime)
 
 
 def held_out_groups(recipe: GRPO, runtime: Runtime) -> Groups:
-    """One group of each query of the dev split, drawn like those of the first source."""
+    """Two groups of each query of the dev split at most, drawn like those of the first source."""
     source = recipe.groups[0]
-    positives = dataclasses.replace(source.positives, groups=1)
+    positives = dataclasses.replace(source.positives, groups=2)
     return build_groups(dataclasses.replace(source, split="dev", positives=positives, seed=1), runtime)
 
 
@@ -131,12 +155,17 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def compared(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], part: str) -> dict[str, Any]:
     """The ranking part of the reward before and after, over groups with an answer in the right form on both sides."""
-    pairs = [(mean_of(one, part), mean_of(other, part)) for one, other in zip(before, after, strict=True)]
-    both = [(one, other) for one, other in pairs if one is not None and other is not None]
-    first, second = (np.array(values, dtype=np.float64) for values in zip(*both, strict=True))
+    both: defaultdict[str, list[tuple[float, float]]] = defaultdict(list)
+    for one, other in zip(before, after, strict=True):
+        first, second = mean_of(one, part), mean_of(other, part)
+        if first is not None and second is not None:
+            both[one["qid"]].append((first, second))
+    means = np.array([np.mean(pairs, axis=0) for pairs in both.values()], dtype=np.float64)
+    first, second = means.T
     interval = bootstrap_interval(second - first)
     return {
-        "groups": len(both),
+        "groups": sum(map(len, both.values())),
+        "queries": len(both),
         "before": round(float(first.mean()), 4),
         "after": round(float(second.mean()), 4),
         "difference": round(float((second - first).mean()), 4),
@@ -151,33 +180,72 @@ def mean_of(row: dict[str, Any], part: str) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def figures(arguments: argparse.Namespace, runtime: Runtime) -> Iterator[dict[str, Any]]:
+def figures(options: argparse.Namespace, runtime: Runtime) -> Iterator[dict[str, Any]]:
     """All lines."""
-    sft, grpo = recipes(arguments.task, arguments.folder, arguments.sft_steps, arguments.grpo_steps)
+    words, sft, grpo = recipes(options)
+    write_crops(options, runtime)
     groups = held_out_groups(grpo, runtime)
-    part = RANKING[arguments.task]
+    task, part = options.task, RANKING[options.task]
+
+    def trained(name: str, recipe: Recipe, start: Path | None) -> Path:
+        told(name)
+        wanted = recipe if start is None else recipe.going_on_from(start)
+        return train(wanted, options.out / name, runtime, name=name).model
 
     def measured(name: str, adapter: Path) -> dict[str, Any]:
-        path = arguments.out / f"{name}.json"
+        path = options.out / f"measured-{name}.json"
         if not path.is_file():
-            write_json(path, measure(grpo, adapter, groups, arguments.samples, runtime))
+            told(f"{name}: asked about {len(groups)} groups")
+            write_json(path, measure(grpo, adapter, groups, options.samples, runtime))
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return found
 
-    for seed in arguments.seeds:
-        both = {}
-        started = train(dataclasses.replace(sft, seed=seed), arguments.out / f"sft-{seed}", runtime)
-        both["sft"] = measured(f"measured-sft-{seed}", started.model)
-        ended = train(
-            dataclasses.replace(grpo, seed=seed, start=str(started.model)), arguments.out / f"grpo-{seed}", runtime
-        )
-        both["grpo"] = measured(f"measured-grpo-{seed}", ended.model)
-        for name, found in both.items():
-            for way, rows in found.items():
-                yield {"task": arguments.task, "seed": seed, "adapter": name, "answers_are": way, **summary(rows)}
-        for way in both["sft"]:
-            line = {"task": arguments.task, "seed": seed, "compared": part, "answers_are": way}
-            yield line | compared(both["sft"][way], both["grpo"][way], part)
+    start = trained(f"{task}-sft", sft, trained(f"{task}-words", words, None))
+    adapters = {f"{task}-sft": start}
+    before = measured(f"{task}-sft", start)
+    for way, rows in before.items():
+        yield {"task": task, "adapter": "sft", "answers_are": way, **summary(rows)}
+    for seed in options.seeds:
+        name = f"{task}-grpo-{seed}"
+        adapters[name] = trained(name, dataclasses.replace(grpo, seed=seed), start)
+        after = measured(name, adapters[name])
+        for way, rows in after.items():
+            yield {"task": task, "adapter": "grpo", "seed": seed, "answers_are": way, **summary(rows)}
+            line = {"task": task, "seed": seed, "compared": part, "answers_are": way}
+            yield line | compared(before[way], rows, part)
+    if task == "groups":
+        yield from reranked(adapters, grpo, options, runtime)
+
+
+def reranked(
+    adapters: Mapping[str, Path], recipe: GRPO, options: argparse.Namespace, runtime: Runtime
+) -> Iterator[dict[str, Any]]:
+    """TREC DL 2019: BM25's first 20 documents, and these reranked by each adapter."""
+    data = load(str(options.folder / "trec-dl-2019"), "test", runtime=runtime, candidates="bm25")
+    given = Cut(20)
+    pipelines = [Pipeline((given,), name="bm25")]
+    for name, adapter in adapters.items():
+        engine = dataclasses.replace(recipe.engine, adapter=str(adapter))  # type: ignore[call-arg]
+        rule = Groupwise(size=recipe.groups[0].sizes[0], passes=4)
+        pipelines.append(Pipeline((given, Rerank(engine, rule, recipe.prompt, k=None)), name=name))
+    told("reranking trec-dl-2019")
+    found = evaluate(pipelines, [data], ["nDCG@10"], out=options.out / "trec-dl-2019", runtime=runtime)
+    first = found.evaluations[0].per_query["nDCG@10"]
+    for each in found.evaluations:
+        values = each.per_query["nDCG@10"]
+        interval = bootstrap_interval(values)
+        yield {
+            "data": "trec-dl-2019",
+            "system": each.run,
+            "nDCG@10": round(float(values.mean()), 4),
+            "interval": [round(interval.low, 4), round(interval.high, 4)],
+            "to bm25": round(float((values - first).mean()), 4),
+            "p": randomisation_test(values, first),
+        }
+
+
+def told(what: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -187,15 +255,16 @@ def main() -> None:
     parser.add_argument("--task", choices=sorted(RANKING), default="groups")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--samples", type=int, default=4, help="drawn answers to each group")
+    parser.add_argument("--words-steps", type=int, help="instead of the recipe's")
     parser.add_argument("--sft-steps", type=int, help="instead of the recipe's")
     parser.add_argument("--grpo-steps", type=int, help="instead of the recipe's")
     parser.add_argument("--threads", type=int, default=None)
-    arguments = parser.parse_args()
-    arguments.out = arguments.out.resolve()
-    arguments.folder = arguments.folder.resolve()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with Runtime(threads=arguments.threads) as runtime:
-        for line in figures(arguments, runtime):
+    options = parser.parse_args()
+    options.out = options.out.resolve()
+    options.folder = options.folder.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    with Runtime(threads=options.threads) as runtime:
+        for line in figures(options, runtime):
             print(json.dumps(line), flush=True)
 
 

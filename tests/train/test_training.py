@@ -21,6 +21,7 @@ from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
+from rerank.train.contrastive import Contrastive
 from rerank.train.fitting import checkpoints, order_of_groups, read_log
 from rerank.train.groups import TrainingGroup
 from rerank.train.recipe import Recipe, Step, load_recipe, recipe_from
@@ -125,6 +126,47 @@ def test_a_bi_encoder_is_trained_and_loads_with_the_same_scores(
     plain = BiEncoderEngine(str(encoder), dtype="float32", max_tokens=16).asker(None, runtime)
     assert np.abs(np.array(plain.ask(asked, runtime)) - found).max() > 1e-4
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
+
+
+def test_a_query_is_compared_with_the_documents_of_others(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    more = "  loss: {softmax: {temperature: 0.5}}\n  in_batch: true"
+    text = recipe_text(encoder, collection, engine="bi_encoder", evaluation=False, more=more)
+    made = recipe(text)
+    assert isinstance(made, Contrastive)
+    student = made.student(runtime)
+    student.trained.eval()
+    groups = [
+        TrainingGroup("q1", "lift", ("a", "b"), ("wing", "moon"), (1.0, 0.0)),
+        TrainingGroup("q2", "heat", ("b", "c"), ("moon", "sun"), (0.0, 2.0)),
+    ]
+    (batch,) = made.batches(student, Step(groups))
+    assert made.batches(student, Step([])) == []
+    with torch.no_grad():
+        total, count = made.total(student, batch)
+    asked = [Asked(q, q, ("d",), (d,)) for q in ("lift", "heat") for d in ("wing", "moon", "sun")]
+    with student.resting():
+        lift, heat = np.array(student.asker().ask(asked, runtime)).reshape(2, 3) / 0.5
+    # q1 is shown b once, though q2 has it too; q2 is shown a, b and c.
+    expected = -(lift[0] - np.logaddexp.reduce(lift)) - (heat[2] - np.logaddexp.reduce(heat))
+    assert count == 2 and total.item() == pytest.approx(expected, abs=1e-4)
+    trained = run(text, tmp_path / "out", runtime)
+    assert trained.model.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"engine": "cross_encoder"}, "would have to read each pair"),
+        ({"engine": "bi_encoder", "kind": "distill", "groups": ", teacher: {pipeline: bm25}"}, "did not score"),
+    ],
+)
+def test_only_a_bi_encoder_is_compared_in_the_batch(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, options: dict[str, str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(recipe_text(encoder, collection, more="  in_batch: true", **options), tmp_path / "out", runtime)
 
 
 def test_a_whole_bi_encoder_is_a_folder_that_its_library_reads(
