@@ -75,6 +75,10 @@ class Adaptation:
     """How many documents of each list are reranked where it is measured, and in the pipeline that is left."""
     weight: float = 0.5
     """The reranker's, 0 to 1, in the sum with the first stage's scores; 1 leaves these out."""
+    unadapted: float = 0.4
+    """The share of `weight` that stays with the encoder as it was: what is learnt from synthetic queries is one opinion
+    more, and does not take the place of what was known.  Source: Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903), who
+    average weights where we add scores."""
     epochs: float = 2.0
     """How often each query is learnt from."""
     steps: int | None = None
@@ -91,6 +95,8 @@ class Adaptation:
         at_least("adapt", 1, documents=self.documents, k=self.k, max_tokens=self.max_tokens)
         if not 0 < self.weight <= 1:
             raise ConfigError(f"adapt: weight is {self.weight}; above 0 and at most 1 is needed")
+        if not 0 <= self.unadapted < 1:
+            raise ConfigError(f"adapt: unadapted is {self.unadapted}; 0 or more and less than 1 is needed")
 
     def duqgen(self) -> DUQGen:
         """How queries are made."""
@@ -186,23 +192,29 @@ class Adaptation:
     def adapted(self, adapter: str) -> tuple[Stage, ...]:
         """The stages that use the adapter."""
         engine = CrossEncoderEngine if self.engine == "cross_encoder" else BiEncoderEngine
-        return self._added(Rerank(engine(self.model, adapter=adapter)))
+        return self._added(self.unadapted, Rerank(engine(self.model, adapter=adapter)))
 
-    def _added(self, scorer: Stage) -> tuple[Stage, ...]:
-        """The first stage's head, by its own scores and those of `scorer`."""
-        first = find_pipeline(self.first_stage).stages
+    def _added(self, unadapted: float, scorer: Stage) -> tuple[Stage, ...]:
+        """The first stage's head, by its own scores, those of the encoder as it was, and those of `scorer`."""
+        second: Stage = scorer
+        if unadapted:
+            second = unadapted * self._rescore().minmax() + (1 - unadapted) * scorer.minmax()
+        head = (*find_pipeline(self.first_stage).stages, Cut(self.k))
         if self.weight == 1:
-            return (*first, Cut(self.k), scorer)
-        return (*first, Cut(self.k), (1 - self.weight) * Normalise() + self.weight * scorer.minmax())
+            return (*head, second)
+        return (*head, (1 - self.weight) * Normalise() + self.weight * second.minmax())
+
+    def _rescore(self) -> Rescore:
+        """The encoder that the clusters are made with, which the first stage perhaps uses too."""
+        encoder = self.duqgen().vectors
+        return Rescore(encoder.model, encoder.revision, dtype=encoder.dtype)
 
     def pipelines(self, adapter: Path) -> tuple[Pipeline, ...]:
         """What is measured: the first stage, its lists rescored by the encoder of the clusters, and reranked."""
         first = find_pipeline(self.first_stage)
-        encoder = self.duqgen().vectors
-        rescored = Rescore(encoder.model, encoder.revision, dtype=encoder.dtype)
         return (
             first,
-            Pipeline(self._added(rescored), name=f"{first.name} rescored"),
+            Pipeline(self._added(0, self._rescore()), name=f"{first.name} rescored"),
             Pipeline(self.adapted(str(adapter)), name="adapted"),
         )
 

@@ -1,7 +1,8 @@
 """Adapted rerankers compared on judgments that they have not seen, with intervals and p-values.
 
     python scripts/figures/adapting.py --task TASK --out FOLDER [--folder ../shared/data] [--seeds 0 1 2]
-        [--documents N ...] [--epochs N | --steps N] [--first-stage hybrid] [--weight 0.5] [--threads N]
+        [--documents N ...] [--epochs N | --steps N] [--first-stage hybrid] [--weight 0.5] [--unadapted 0.4]
+        [--threads N]
 
   unlabelled   documents drawn from clusters against as many drawn from all alike: beir-nfcorpus and cranfield, as if
                nobody had judged them
@@ -142,6 +143,7 @@ class Workshop:
             first_stage=given.first_stage,
             k=given.k,
             weight=given.weight,
+            unadapted=given.unadapted,
             engine=given.engine,
             epochs=given.epochs,
             steps=given.steps,
@@ -262,7 +264,8 @@ def main() -> None:
     parser.add_argument("--first-stage", default="hybrid")
     parser.add_argument("--engine", choices=("bi_encoder", "cross_encoder"), default="bi_encoder")
     parser.add_argument("--k", type=int, default=50, help="how many of a list are reranked, and left")
-    parser.add_argument("--weight", type=float, default=0.5, help="of the reranker in the sum")
+    parser.add_argument("--weight", type=float, default=0.5, help="of all but the first stage in the sum")
+    parser.add_argument("--unadapted", type=float, default=0.4, help="the share of it that the encoder as it was has")
     parser.add_argument("--titles", action=argparse.BooleanOptionalAction, default=True, help="make queries of titles")
     parser.add_argument("--llm", default="smollm2-135m", help="the language model of the task generators")
     parser.add_argument("--adapter", type=Path, help="stdlib: measures this one")

@@ -295,9 +295,13 @@ def test_a_mixture_is_of_generators_without_a_model() -> None:
 
 
 def test_the_reranker_is_added_to_the_first_stage_or_takes_its_place() -> None:
-    added = Adaptation(data="stdlib", weight=0.25).adapted("adapter")[-1]
+    added = Adaptation(data="stdlib", weight=0.25, unadapted=0).adapted("adapter")[-1]
     assert isinstance(added, WeightedSum) and added.weights == (0.75, 0.25)
-    assert isinstance(Adaptation(data="stdlib", weight=1).adapted("adapter")[-1], Rerank)
+    assert isinstance(Adaptation(data="stdlib", weight=1, unadapted=0).adapted("adapter")[-1], Rerank)
+    second = Adaptation(data="stdlib", weight=1, unadapted=0.25).adapted("adapter")[-1]
+    assert isinstance(second, WeightedSum) and second.weights == (0.25, 0.75)
+    with pytest.raises(ConfigError, match="unadapted is 1"):
+        Adaptation(data="stdlib", unadapted=1)
     for weight in (0.0, 1.5):
         with pytest.raises(ConfigError, match="above 0 and at most 1"):
             Adaptation(data="stdlib", weight=weight)
