@@ -20,9 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 from rerank.artifact import file_sha256, fingerprint
 from rerank.errors import ConfigError, PipelineError, UnknownNameError, nearest
 from rerank.registry import Part, lookup, name_of, names_of
+from rerank.resources import shipped_adapter
 from rerank.yamlfile import Key, Tree, dump_yaml, parse_yaml, read_yaml
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rerank.stage import Pipeline, Stage
 
 T = TypeVar("T")
@@ -32,8 +35,21 @@ P = TypeVar("P", bound=Part)
 class _PathMark:
     """Marks a text field as a path: relative to the file it is written in, hashed by content."""
 
+    def __init__(self, named: Callable[[str], Path | None] = lambda name: None) -> None:
+        self._named = named
+
+    def place(self, value: str, path: Path) -> Path:
+        """The path, or where there is nothing, what the value is the name of."""
+        return path if path.exists() else self._named(value) or path
+
+
+def _path_mark(hint: Any) -> _PathMark | None:
+    return next((mark for mark in _marks(hint) if isinstance(mark, _PathMark)), None)
+
 
 FilePath = Annotated[str, _PathMark()]
+AdapterPath = Annotated[str, _PathMark(shipped_adapter)]
+"""A path, or the name of an adapter that comes with the package."""
 
 
 def load_pipeline(path: Path | str) -> Pipeline:
@@ -108,8 +124,11 @@ def _fields_tree(value: Any, *, hashes: bool) -> dict[str, Any]:
         if _bare(hints[field.name]) is float and item is not None:
             item = float(item)  # 1 and 1.0 are equal, and so must be what is written
         if hashes or field.default is dataclasses.MISSING or item != field.default:
-            is_path = _PathMark in {type(m) for m in _marks(hints[field.name])}
-            tree[field.name] = _content_hash(Path(item)) if hashes and is_path and item else _plain(item, hashes=hashes)
+            mark = _path_mark(hints[field.name])
+            if hashes and mark is not None and item:
+                tree[field.name] = _content_hash(mark.place(item, Path(item)))
+            else:
+                tree[field.name] = _plain(item, hashes=hashes)
     return tree
 
 
@@ -244,8 +263,9 @@ def _field(hint: Any, value: Any, tree: Tree, key: Key) -> Any:
         tried = [each for each, place in zip(found, places, strict=True) if place == deeper]
         expected = " or ".join(dict.fromkeys(_message(each["msg"]) for each in tried)).replace("or expected", "or")
         raise tree.error((*key, *deeper), f"{expected}; got {_shown(tried[0]['input'])}") from None
-    if result is not None and _PathMark in {type(mark) for mark in _marks(hint)}:
-        return _path(result, tree, key)
+    mark = _path_mark(hint)
+    if result is not None and mark is not None:
+        return str(mark.place(result, Path(_path(result, tree, key))))
     return result
 
 

@@ -1,4 +1,4 @@
-"""Where the files lie that travel with the package: ready pipelines and the embedded collection's questions.
+"""Where the files lie that travel with the package: ready pipelines, the embedded collection's questions, adapters.
 
 In a clone they are at its top level (`pipelines/`, `data/`); the build copies them into the package, under `shipped/`.
 """
@@ -36,3 +36,18 @@ def has_shipped(relative: str) -> bool:
     False
     """
     return any((root / relative).exists() for root in (_PACKAGE / "shipped", _PACKAGE.parent))
+
+
+ADAPTERS = "data/adapters"
+"""Where the adapters lie that come with the package."""
+
+
+def shipped_adapter(name: str) -> Path | None:
+    """The folder of an adapter that comes with the package; None where none has that name.
+
+    >>> shipped_adapter("no-such-adapter") is None
+    True
+    """
+    if not name or Path(name).name != name or not has_shipped(f"{ADAPTERS}/{name}"):
+        return None
+    return shipped(f"{ADAPTERS}/{name}")

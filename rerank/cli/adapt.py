@@ -44,7 +44,7 @@ def adapt(
         ),
     ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="The judged queries to measure on.")] = "test",
-    epochs: Annotated[float, typer.Option(metavar="N", help="How often each query is learnt from.")] = 2.0,
+    epochs: Annotated[float, typer.Option(metavar="N", help="How often each query is learnt from.")] = 1.0,
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of everything that is drawn; default 0, or what CONFIG says.")
     ] = None,

@@ -15,6 +15,7 @@ from rerank.errors import ModelError
 from rerank.extras import need
 from rerank.models.checksums import model_fingerprint
 from rerank.models.hub import is_hub_id
+from rerank.resources import shipped_adapter
 
 if TYPE_CHECKING:
     from rerank.models import ModelFolder
@@ -95,13 +96,14 @@ def read_adapter(folder: str, memory: Path) -> Adapter:
     """The adapter in `folder`.
 
     Args:
-        folder: as peft's `save_pretrained` writes it.
+        folder: as peft's `save_pretrained` writes it, or the name of an adapter that comes with the package.
         memory: the file that remembers checksums.
 
     Raises:
         ModelError: no adapter, another kind than LoRA, or weights that cannot be read.
     """
     path = Path(folder).expanduser()
+    path = path if path.exists() else shipped_adapter(folder) or path
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise ModelError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rerank.config import FilePath
+from rerank.config import AdapterPath
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
 from rerank.engines.lora import check_adapter
 from rerank.engines.meter import Meter, by_characters, by_pairs, by_texts, outlined, work_of
@@ -34,7 +34,7 @@ class CrossEncoderEngine(Engine):
     """What the model computes in."""
     max_tokens: int | None = None
     """Tokens of a pair at most; default what the adapter was trained with, else what the model reads."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of this model: the folder that peft saved, perhaps with a head.  Stages with several of one model
     load the model once."""
     force_adapter: bool = False
@@ -83,7 +83,7 @@ class LateInteractionEngine(Engine):
     """What the model computes in."""
     document_tokens: int | None = None
     """Tokens of a document at most, where the transformer reads so many; default what the checkpoint says."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of the transformer: the folder that peft saved.  Stages with several of one model load it once."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model."""
@@ -125,7 +125,7 @@ class BiEncoderEngine(Engine):
     """What the model computes in."""
     max_tokens: int | None = None
     """Tokens of a document at most; default what the adapter was trained with, else what the model reads."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of the transformer: the folder that peft saved.  Stages with several of one model load it once."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from rerank.config import FilePath
+from rerank.config import AdapterPath
 from rerank.engines.engine import Asked, Asker, Engine, Writer, writing_prompt
 from rerank.engines.language_model import Sampling, probe_lists
 from rerank.engines.lora import check_adapter
@@ -83,7 +83,7 @@ class PromptedEngine(Engine):
     dtype: DType
     max_tokens: int
     sampling: Sampling
-    adapter: FilePath | None
+    adapter: AdapterPath | None
     force_adapter: bool
 
     is_seq2seq: ClassVar[bool] = False
@@ -201,7 +201,7 @@ class CausalLMEngine(PromptedEngine):
     the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model, or with another prompt."""
@@ -235,7 +235,7 @@ class EncoderDecoderEngine(PromptedEngine):
     the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of this model: the folder that peft saved.  Stages with several of one model load it once."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model, or with another prompt."""
@@ -272,7 +272,7 @@ class VLLMEngine(PromptedEngine):
     the query, never the template."""
     sampling: Sampling = Sampling()
     """How text is generated, for prompts whose answers are written; vLLM draws, by other numbers than `causal_lm`."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """A LoRA adapter of this model: the folder that peft saved."""
     force_adapter: bool = False
     """Whether the adapter is used even where it was trained on another model, or with another prompt."""

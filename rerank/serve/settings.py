@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from rerank.config import FilePath, build
+from rerank.config import AdapterPath, FilePath, build
 from rerank.engines.text_model import DType
 from rerank.errors import ConfigError
 from rerank.yamlfile import Tree, parse_yaml, read_yaml
@@ -32,7 +32,7 @@ class ServedModel:
     """What `rerank.Reranker` takes, or a pipeline that starts from queries."""
     name: str | None = None
     """What clients call it; default the last part of `model`, without an ending."""
-    adapter: FilePath | None = None
+    adapter: AdapterPath | None = None
     """The folder of a LoRA adapter of the model."""
     rule: str | None = None
     """How comparisons become an order; default as the model wants it."""

@@ -79,12 +79,12 @@ class Adaptation:
     """The share of `weight` that stays with the encoder as it was: what is learnt from synthetic queries is one opinion
     more, and does not take the place of what was known.  Source: Wortsman et al. 2022 (WiSE-FT, arXiv 2109.01903), who
     average weights where we add scores."""
-    epochs: float = 2.0
+    epochs: float = 1.0
     """How often each query is learnt from."""
     steps: int | None = None
     """So many optimiser steps in place of `epochs`."""
     learning_rate: float | None = None
-    """Default 2e-4 for a bi-encoder, which has little to learn and much to forget, 5e-4 for a cross-encoder."""
+    """Default 1e-4 for a bi-encoder, which has little to learn and much to forget, 5e-4 for a cross-encoder."""
     max_tokens: int = 192
     """Of a document, of a cross-encoder's query and document together; in training and use."""
     split: str = "test"
@@ -185,7 +185,7 @@ class Adaptation:
 
     def optimiser(self) -> Optimiser:
         """What an adapter of that kind learns by."""
-        usual = 5e-4 if self.engine == "cross_encoder" else 2e-4
+        usual = 5e-4 if self.engine == "cross_encoder" else 1e-4
         rate = usual if self.learning_rate is None else self.learning_rate
         return Optimiser(learning_rate=rate, groups=16, epochs=self.epochs, steps=self.steps)
 

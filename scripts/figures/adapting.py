@@ -259,7 +259,7 @@ def main() -> None:
         "--ways", nargs="+", metavar="WAY", help="such as mixed llm, whole (no cloze), or files of rerank synthesize"
     )
     parser.add_argument("--documents", type=int, nargs="+", help="how many get queries; default 1000, of curve several")
-    parser.add_argument("--epochs", type=float, default=2.0)
+    parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--steps", type=int, help="in place of epochs: as many whatever the queries")
     parser.add_argument("--first-stage", default="hybrid")
     parser.add_argument("--engine", choices=("bi_encoder", "cross_encoder"), default="bi_encoder")

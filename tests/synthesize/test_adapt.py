@@ -207,7 +207,7 @@ def test_by_default_queries_of_two_kinds_cover_the_collection() -> None:
 def test_the_default_recipe_is_read_back_from_its_file(tmp_path: Path) -> None:
     recipe = Adaptation(data="stdlib").recipe(tmp_path)
     assert recipe_from(parse_yaml(recipe.to_yaml("mine"))).recipe == recipe
-    assert recipe.engine == BiEncoderEngine("minilm-l6") and recipe.optimiser.learning_rate == 2e-4
+    assert recipe.engine == BiEncoderEngine("minilm-l6") and recipe.optimiser.learning_rate == 1e-4
     assert recipe.groups[0].sizes == (3,) and recipe.groups[0].candidates == "negatives" and recipe.in_batch
     cross = Adaptation(data="stdlib", engine="cross_encoder").recipe(tmp_path)
     assert cross.groups[0].sizes == (8,) and not cross.in_batch
