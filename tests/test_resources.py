@@ -7,7 +7,12 @@ from pathlib import Path
 import pytest
 
 from rerank import resources
+from rerank.config import pipeline_from, stage_fingerprint
+from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import DataError
+from rerank.reranking import Rerank
+from rerank.resources import shipped_adapter
+from rerank.yamlfile import parse_yaml
 
 
 def test_the_questions_of_the_embedded_collection_are_found() -> None:
@@ -24,3 +29,40 @@ def test_an_installed_package_has_them_inside(tmp_path: Path, monkeypatch: pytes
     assert not resources.has_shipped("data")
     with pytest.raises(DataError, match="data/stdlib: not in this installation"):
         resources.shipped("data/stdlib")
+
+
+@pytest.fixture
+def with_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that comes with the adapter `mine`."""
+    folder = tmp_path / "clone" / "data" / "adapters" / "mine"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(resources, "_PACKAGE", tmp_path / "clone" / "rerank")
+    return folder
+
+
+def adapter_of(text: str, origin: Path) -> str | None:
+    tree = parse_yaml(f"stages: [{{bm25: 10}}, {{rerank: {{engine: {text}}}}}]", folder=origin)
+    stage = pipeline_from(tree).stages[-1]
+    assert isinstance(stage, Rerank) and isinstance(stage.engine, BiEncoderEngine)
+    return stage.engine.adapter
+
+
+def test_an_adapter_that_comes_with_the_package_goes_by_name(with_adapter: Path, tmp_path: Path) -> None:
+    engine = "{bi_encoder: {model: minilm-l6, adapter: %s}}"
+    assert adapter_of(engine % "mine", tmp_path) == str(with_adapter)
+    assert adapter_of(engine % "runs/mine", tmp_path) == str(tmp_path / "runs" / "mine")
+    (tmp_path / "mine").mkdir()  # what lies beside the file comes first
+    assert adapter_of(engine % "mine", tmp_path) == str(tmp_path / "mine")
+    assert shipped_adapter("mine") == with_adapter
+    assert shipped_adapter("../adapters/mine") is None and shipped_adapter("other") is None
+
+
+def test_an_adapter_by_name_counts_by_its_files(with_adapter: Path) -> None:
+    def of(adapter: str) -> str:
+        return stage_fingerprint(Rerank(BiEncoderEngine("minilm-l6", adapter=adapter)))
+
+    (with_adapter / "adapter_config.json").write_text("{}", encoding="utf-8")
+    before = of("mine")
+    assert before == of(str(with_adapter))
+    (with_adapter / "adapter_config.json").write_text("{ }", encoding="utf-8")
+    assert of("mine") != before

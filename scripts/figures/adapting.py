@@ -193,7 +193,7 @@ class Workshop:
                 adapter = done.adapter
             pipelines = wanted.pipelines(adapter)
             if self.options.supervised:
-                stages = wanted.adapted(str(self.options.supervised))
+                stages = dataclasses.replace(wanted, engine="cross_encoder").adapted(str(self.options.supervised))
                 pipelines = (*pipelines, Pipeline(stages, name="supervised"))
             results = evaluate(pipelines, [data], MEASURES, out=out, runtime=self.runtime)
             for found in results.evaluations:
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--titles", action=argparse.BooleanOptionalAction, default=True, help="make queries of titles")
     parser.add_argument("--llm", default="smollm2-135m", help="the language model of the task generators")
     parser.add_argument("--adapter", type=Path, help="stdlib: measures this one")
-    parser.add_argument("--supervised", type=Path, help="stdlib: an adapter that judgments trained")
+    parser.add_argument("--supervised", type=Path, help="stdlib: a cross-encoder's adapter that judgments trained")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int)
     options = parser.parse_args()
