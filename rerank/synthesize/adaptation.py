@@ -192,7 +192,7 @@ class Adaptation:
     def adapted(self, adapter: str) -> tuple[Stage, ...]:
         """The stages that use the adapter."""
         engine = CrossEncoderEngine if self.engine == "cross_encoder" else BiEncoderEngine
-        return self._added(self.unadapted, Rerank(engine(self.model, adapter=adapter)))
+        return self._added(self.unadapted, Rerank(engine(self.model, adapter=adapter), k=None))
 
     def _added(self, unadapted: float, scorer: Stage) -> tuple[Stage, ...]:
         """The first stage's head, by its own scores, those of the encoder as it was, and those of `scorer`."""
