@@ -20,7 +20,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from rerank.adapters.lora import LoRA
 from rerank.adapters.method import AdapterMethod
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from rerank.runtime import Runtime
     from rerank.train.groups import TrainingGroup
     from rerank.train.student import Batch, Student
-
-R = TypeVar("R", bound="Recipe")
 
 
 @dataclass(frozen=True)
@@ -360,7 +358,7 @@ class Recipe(Part, ABC):
         """The recipe as a file."""
         return dump_yaml({**({"name": name} if name else {}), **stage_tree(self)})
 
-    def with_data(self: R, paths: Mapping[str, str]) -> R:
+    def with_data(self, paths: Mapping[str, str]) -> Self:
         """The same recipe with data sets taken from elsewhere.
 
         Args:
@@ -381,7 +379,13 @@ class Recipe(Part, ABC):
             evaluation = dataclasses.replace(evaluation, on=on)
         return dataclasses.replace(self, groups=groups, evaluation=evaluation)
 
-    def going_on_from(self: R, adapter: Path) -> R:
+    def published(self) -> Self:
+        """The same with data sets by the names of their folders: where these lie is nobody else's business."""
+        used = [source.data for source in self.groups]
+        used += [one.data for one in self.evaluation.on] if self.evaluation is not None else []
+        return self.with_data({data: Path(data).name for data in used if Path(data).is_absolute()})
+
+    def going_on_from(self, adapter: Path) -> Self:
         """The same recipe with another `start`."""
         return dataclasses.replace(self, start=str(adapter.expanduser().resolve()))
 

@@ -188,7 +188,7 @@ def _save(recipe: Recipe, student: Student, out: Path, key: str, name: str, fitt
         prompt_fingerprint=student.prompt.fingerprint if student.prompt is not None else None,
         max_tokens=recipe.max_tokens,
         heads=student.heads,
-        recipe=recipe.to_yaml(name),
+        recipe=recipe.published().to_yaml(name),
         step=fitted.best_step,
         quantised=recipe.quantise,
     )
@@ -239,7 +239,7 @@ def _facts(
         "measured_on": validator.names if validator is not None else [],
         "pipeline": repr(evaluation.pipeline) if evaluation is not None else None,
         "seconds": round(seconds, 1),
-        "recipe": recipe.to_yaml(name),
+        "recipe": recipe.published().to_yaml(name),
         "rerank": __version__,
         "versions": dict(_versions()),
     }

@@ -13,6 +13,7 @@ import torch
 from tiny_scorers import write_classifier
 from tiny_training import PAIRS, recipe_text, train_apart
 
+from rerank.adapters.artifact import adapter_facts
 from rerank.engines.bi_encoder import load_bi_encoder
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
@@ -76,6 +77,8 @@ def test_a_cross_encoder_from_an_encoder_is_saved_with_its_head_and_loads_with_t
     assert loaded.pairs(PAIRS) == pytest.approx(expected, abs=1e-6)
     assert loaded.path == "packed"
     assert loaded.adapter is not None and "classifier.weight" in loaded.adapter.replaced
+    told = adapter_facts(trained.model)
+    assert told is not None and "data: tiny" in told.recipe and str(collection) not in told.recipe
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
