@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from rerank import resources
+from rerank.adapters.artifact import adapter_facts
+from rerank.artifact import verify_artifact
 from rerank.config import pipeline_from, stage_fingerprint
 from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import DataError
+from rerank.ready import find_pipeline
 from rerank.reranking import Rerank
 from rerank.resources import shipped_adapter
 from rerank.yamlfile import parse_yaml
@@ -66,3 +69,17 @@ def test_an_adapter_by_name_counts_by_its_files(with_adapter: Path) -> None:
     assert before == of(str(with_adapter))
     (with_adapter / "adapter_config.json").write_text("{ }", encoding="utf-8")
     assert of("mine") != before
+
+
+def test_the_embedded_adapter_is_whole_and_quickstart_uses_it() -> None:
+    folder = shipped_adapter("minilm-l6-stdlib")
+    assert folder is not None
+    verify_artifact(folder)
+    facts = adapter_facts(folder)
+    assert facts is not None and (facts.engine, facts.base) == ("bi_encoder", "minilm-l6")
+    assert "/" not in facts.recipe.replace("https://", "")  # no folder of the machine that it was made on
+    assert (folder / "README.md").is_file()
+    engines = [
+        part.engine for stage in find_pipeline("quickstart").stages for part in stage.walk() if isinstance(part, Rerank)
+    ]
+    assert [engine.adapter for engine in engines if isinstance(engine, BiEncoderEngine)] == [str(folder)]

@@ -14,7 +14,7 @@ from rerank.yamlfile import read_yaml
 
 Rerank = Callable[..., Any]
 
-READY = ["bm25", "dense", "hybrid", "hybrid-rescored", "splade"]
+READY = ["bm25", "dense", "hybrid", "hybrid-rescored", "quickstart", "splade"]
 
 
 def test_the_ready_pipelines_have_names() -> None:
