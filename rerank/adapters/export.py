@@ -32,6 +32,7 @@ def describe(folder: Path) -> str:
         ModelError: the folder holds no adapter.
     """
     adapter = read_adapter(str(folder), cache_home() / "models" / "checksums.json")
+    folder = adapter.path
     return "\n".join(f"{title:<18}{value}" for title, value in _described(adapter, folder))
 
 
@@ -77,6 +78,7 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
     transformers = need("transformers", "train", "merging an adapter")
     peft = need("peft", "train", "merging an adapter")
     adapter = read_adapter(str(folder), runtime.home / "models" / "checksums.json")
+    folder = adapter.path
     name = base or adapter.base
     if not name:
         raise ModelError(f"adapter {str(folder)!r} does not name its base model; give it (--base)")
@@ -150,7 +152,7 @@ def export_adapter(folder: Path, out: Path) -> None:
         ModelError: the folder holds no adapter.
         ArtifactError: `out` has files in it.
     """
-    read_adapter(str(folder), cache_home() / "models" / "checksums.json")
+    folder = read_adapter(str(folder), cache_home() / "models" / "checksums.json").path
     if out.is_dir() and any(out.iterdir()):
         raise ArtifactError(f"{out}: has files in it; give a new folder (--out)")
     out.mkdir(parents=True, exist_ok=True)

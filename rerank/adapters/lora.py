@@ -13,9 +13,6 @@ from rerank.errors import ConfigError
 from rerank.extras import need
 from rerank.rules.rule import at_least
 
-_TASKS = {"ForSequenceClassification": "SEQ_CLS", "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM"}
-"""What the name of a model's class ends with, by peft's word for what it does."""
-
 
 @dataclass(frozen=True, repr=False)
 class LoRA(AdapterMethod):
@@ -57,8 +54,8 @@ class LoRA(AdapterMethod):
         import torch
 
         peft = need("peft", "train", "training a LoRA adapter")
-        name = type(model).__name__
-        task = next((task for ending, task in _TASKS.items() if name.endswith(ending)), "FEATURE_EXTRACTION")
+        is_classifier = type(model).__name__.endswith("ForSequenceClassification")
+        writes = getattr(model, "get_output_embeddings", lambda: None)() is not None
         config = peft.LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -68,7 +65,7 @@ class LoRA(AdapterMethod):
             use_rslora=self.rslora,
             use_dora=self.dora,
             bias="none",
-            task_type=task,
+            task_type="SEQ_CLS" if is_classifier else "CAUSAL_LM" if writes else "FEATURE_EXTRACTION",
         )
         with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             # peft asks transformers for what that has renamed.

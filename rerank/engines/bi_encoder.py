@@ -95,6 +95,12 @@ def read_bi_encoder(folder: ModelFolder) -> Checkpoint:
     pools = modules.folders("Pooling")
     if len(pools) != 1:
         raise ModelError(f"model {folder.name!r} has {len(pools)} Pooling modules, {_KIND} has one")
+    kinds = [kind for kind, _ in modules.rows]
+    if kinds[1] != "Pooling" or "Normalize" in kinds[:-1]:
+        raise ModelError(
+            f"model {folder.name!r} is made of {', '.join(kinds)}; {_KIND} pools first and normalises last (the stage "
+            "rescore reads other models)"
+        )
     measure = settings.get("similarity_fn_name") or "cosine"
     if measure not in ("cosine", "dot"):
         raise ModelError(f"model {folder.name!r} compares by {measure} distance; only cosine and dot are known")

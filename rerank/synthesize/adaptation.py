@@ -22,7 +22,7 @@ from rerank.ready import find_pipeline
 from rerank.reranking import Rerank
 from rerank.retrieve.bm25 import BM25
 from rerank.retrieve.rescore import Rescore
-from rerank.rules.rule import at_least
+from rerank.rules.rule import at_least, one_of
 from rerank.runtime import Runtime
 from rerank.stage import Cut, Normalise, Pipeline, Stage
 from rerank.synthesize.duqgen import DUQGen
@@ -93,6 +93,7 @@ class Adaptation:
 
     def __post_init__(self) -> None:
         at_least("adapt", 1, documents=self.documents, k=self.k, max_tokens=self.max_tokens)
+        one_of("adapt", "engine", self.engine, ("bi_encoder", "cross_encoder"))
         if not 0 < self.weight <= 1:
             raise ConfigError(f"adapt: weight is {self.weight}; above 0 and at most 1 is needed")
         if not 0 <= self.unadapted < 1:
@@ -205,12 +206,14 @@ class Adaptation:
         return (*head, (1 - self.weight) * Normalise() + self.weight * second.minmax())
 
     def _rescore(self) -> Rescore:
-        """The encoder that the clusters are made with, which the first stage perhaps uses too."""
+        """The encoder that is adapted, as it was; beside a cross-encoder, which was none, that of the clusters."""
+        if self.engine == "bi_encoder":
+            return Rescore(self.model)
         encoder = self.duqgen().vectors
         return Rescore(encoder.model, encoder.revision, dtype=encoder.dtype)
 
     def pipelines(self, adapter: Path) -> tuple[Pipeline, ...]:
-        """What is measured: the first stage, its lists rescored by the encoder of the clusters, and reranked."""
+        """What is measured: the first stage, its lists rescored by the encoder as it was, and reranked."""
         first = find_pipeline(self.first_stage)
         return (
             first,

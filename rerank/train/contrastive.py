@@ -79,6 +79,7 @@ def _compared(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """[groups, documents of all groups]: scores, labels, and which of them count.
 
     A document that is shown to several queries counts once for each; where it is a query's own, with its own label.
+    Documents of another group of the same query do not count.
     """
     import torch
 
@@ -87,16 +88,19 @@ def _compared(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     if not isinstance(student, BiEncoderStudent):
         raise ConfigError("in_batch: trains bi-encoders only")
     scores = student.products(batch)
-    columns = [docno for group in batch.groups for docno in group.docnos]
-    labels, mask = torch.zeros(scores.shape), torch.zeros(scores.shape, dtype=torch.bool)
+    columns = [
+        (group.qid, document) for group in batch.groups for document in zip(group.docnos, group.documents, strict=True)
+    ]
+    labels, counted = torch.zeros(scores.shape), []
     start = 0
     for row, group in enumerate(batch.groups):
-        seen = set(group.docnos)
-        for column, docno in enumerate(columns):
-            mask[row, column] = docno not in seen
-            seen.add(docno)
-        own = slice(start, start + len(group.docnos))
-        mask[row, own] = True
-        labels[row, own] = torch.tensor(group.labels, dtype=torch.float32)
+        own = range(start, start + len(group.docnos))
+        seen = {columns[column][1] for column in own}
+        for column, (qid, document) in enumerate(columns):
+            # What another group shows to the same query may be relevant to it.
+            counted.append(column in own or (qid != group.qid and document not in seen))
+            seen.add(document)
+        labels[row, own.start : own.stop] = torch.tensor(group.labels, dtype=torch.float32)
         start = own.stop
+    mask = torch.tensor(counted).reshape(scores.shape)
     return scores, labels.to(scores.device), mask.to(scores.device)

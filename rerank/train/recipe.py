@@ -180,7 +180,7 @@ class Recipe(Part, ABC):
     """
 
     engine: Engine
-    """The model to train, as a stage `rerank` names it: `cross_encoder` or `causal_lm`."""
+    """The model to train, as a stage `rerank` names it: `cross_encoder`, `bi_encoder` or `causal_lm`."""
     prompt: str | None = None
     """How a language model is asked, the same when it is used: a profile's name or a prompt file."""
     groups: tuple[GroupSource, ...] = ()

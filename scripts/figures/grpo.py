@@ -160,6 +160,8 @@ def compared(before: Sequence[dict[str, Any]], after: Sequence[dict[str, Any]], 
         first, second = mean_of(one, part), mean_of(other, part)
         if first is not None and second is not None:
             both[one["qid"]].append((first, second))
+    if not both:
+        return {"groups": 0}
     means = np.array([np.mean(pairs, axis=0) for pairs in both.values()], dtype=np.float64)
     first, second = means.T
     interval = bootstrap_interval(second - first)

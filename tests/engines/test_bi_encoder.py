@@ -113,6 +113,12 @@ def test_other_folders_are_refused(runtime: Runtime, tmp_path: Path) -> None:
     (folder / "modules.json").unlink()
     with pytest.raises(ModelError, match="no bi-encoder"):
         load_bi_encoder(runtime, str(folder))
+    folder = write_model(tmp_path / "odd")
+    rows = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+    dense = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps([rows[0], dense, rows[1]]), encoding="utf-8")
+    with pytest.raises(ModelError, match="pools first"):
+        load_bi_encoder(runtime, str(folder))
     with pytest.raises(ConfigError, match="takes no prompt"):
         BiEncoderEngine(str(folder)).asker("yes-no", runtime)
 

@@ -300,6 +300,10 @@ def test_the_reranker_is_added_to_the_first_stage_or_takes_its_place() -> None:
     assert isinstance(Adaptation(data="stdlib", weight=1, unadapted=0).adapted("adapter")[-1], Rerank)
     second = Adaptation(data="stdlib", weight=1, unadapted=0.25).adapted("adapter")[-1]
     assert isinstance(second, WeightedSum) and second.weights == (0.25, 0.75)
+    other = Adaptation(data="stdlib", model="me5-small").pipelines(Path("adapter"))
+    assert "Rescore(model='me5-small')" in repr(other[1]) and "Rescore(model='me5-small')" in repr(other[2])
+    with pytest.raises(ConfigError, match="'bi_encoder' or 'cross_encoder' is needed"):
+        Adaptation(data="stdlib", engine="cross-encoder")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="unadapted is 1"):
         Adaptation(data="stdlib", unadapted=1)
     for weight in (0.0, 1.5):

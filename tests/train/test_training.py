@@ -154,6 +154,13 @@ def test_a_query_is_compared_with_the_documents_of_others(
     # q1 is shown b once, though q2 has it too; q2 is shown a, b and c.
     expected = -(lift[0] - np.logaddexp.reduce(lift)) - (heat[2] - np.logaddexp.reduce(heat))
     assert count == 2 and total.item() == pytest.approx(expected, abs=1e-4)
+    # What is shown to the same query elsewhere may be relevant to it.
+    again = groups[1]._replace(qid="q1", query="lift")
+    (batch,) = made.batches(student, Step([groups[0], again]))
+    with torch.no_grad():
+        total, _ = made.total(student, batch)
+    expected = -(lift[0] - np.logaddexp(lift[0], lift[1])) - (lift[2] - np.logaddexp(lift[1], lift[2]))
+    assert total.item() == pytest.approx(expected, abs=1e-4)
     trained = run(text, tmp_path / "out", runtime)
     assert trained.model.is_dir()
 
