@@ -380,10 +380,13 @@ class Recipe(Part, ABC):
         return dataclasses.replace(self, groups=groups, evaluation=evaluation)
 
     def published(self) -> Self:
-        """The same with data sets by the names of their folders: where these lie is nobody else's business."""
+        """The same with data sets and the start by the names of their folders: where these lie is told to nobody."""
         used = [source.data for source in self.groups]
         used += [one.data for one in self.evaluation.on] if self.evaluation is not None else []
-        return self.with_data({data: Path(data).name for data in used if Path(data).is_absolute()})
+        named = self.with_data({data: Path(data).name for data in used if Path(data).is_absolute()})
+        if self.start is None:
+            return named
+        return dataclasses.replace(named, start="/".join(Path(self.start).parts[-2:]))
 
     def going_on_from(self, adapter: Path) -> Self:
         """The same recipe with another `start`."""

@@ -53,7 +53,7 @@ class SFT(Recipe):
             ConfigError: it does not.
         """
         from rerank.train.causal_lm_student import CausalLMStudent
-        from rerank.train.targets import target_of
+        from rerank.train.targets import ORDERS, target_of
 
         if not isinstance(student, CausalLMStudent):
             raise ConfigError(
@@ -64,6 +64,12 @@ class SFT(Recipe):
             raise ConfigError(
                 f"sft: the prompt {student.prompt.name!r} shows one document at a time, so there is nothing to cut; "
                 "leave cut_to out"
+            )
+
+        if self.cut_to and min(self.cut_to) < 2 and student.prompt.parser in ORDERS:
+            raise ConfigError(
+                f"sft: cut_to is {list(self.cut_to)}, but the prompt {student.prompt.name!r} compares documents; each "
+                "prompt needs 2 or more"
             )
 
     def batches(self, student: Student, step: Step) -> list[Batch]:

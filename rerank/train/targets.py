@@ -14,7 +14,7 @@ from rerank.train.answers import form_of
 if TYPE_CHECKING:
     from rerank.prompts.prompt import Prompt
 
-_ORDERS = ("distribution", "permutation", "think-answer-pick", "answer-pick")
+ORDERS = ("distribution", "permutation", "think-answer-pick", "answer-pick")
 """Answers that tell documents apart, and nothing of documents that are alike."""
 Target = str | tuple[float, ...]
 """A text to write, or a share of 1 for each label to choose from; () where the prompt's own continuation is learnt."""
@@ -60,7 +60,7 @@ def target_of(
         if prompt.verb == "generate":
             return shown[place]
         return tuple(float(i == place) for i in range(len(shown)))
-    if parser in _ORDERS and len(set(labels)) == 1:
+    if parser in ORDERS and len(set(labels)) == 1:
         return None
     if parser == "distribution":
         ties = sum(label == best for label in labels)

@@ -95,6 +95,8 @@ def test_training_goes_on_from_an_adapter(
         tmp_path / "again",
         runtime,
     )
+    told = adapter_facts(again.model)
+    assert told is not None and "start: first/adapter" in told.recipe and str(tmp_path) not in told.recipe
     found, before = weights(again.model.parent), weights(first.model.parent)
     assert found.keys() == before.keys()
     assert all(torch.allclose(found[name], before[name], atol=1e-9) for name in found)
@@ -332,6 +334,8 @@ def test_what_shows_one_document_cannot_be_cut(runtime: Runtime, collection: Pat
     text = recipe_text(chat, collection, kind="sft", engine="causal_lm", more="  prompt: yes-no\n  cut_to: [1, 2]")
     with pytest.raises(ConfigError, match="one document at a time"):
         run(text, tmp_path / "out", runtime)
+    with pytest.raises(ConfigError, match="compares documents; each prompt needs 2 or more"):
+        run(text.replace("yes-no", "short-pick"), tmp_path / "out", runtime)
     with pytest.raises(ConfigError, match="1 document or more"):
         recipe(text.replace("cut_to: [1, 2]", "cut_to: [0]"))
 
