@@ -52,6 +52,8 @@ class Adapter:
     """What that prompt is called."""
     max_tokens: int | None = None
     """What its inputs were cut to, where its manifest tells."""
+    engine: str | None = None
+    """What it was trained as, where its manifest tells: `cross_encoder`, `bi_encoder`, `causal_lm`."""
 
     @property
     def name(self) -> str:
@@ -132,20 +134,33 @@ def read_adapter(folder: str, memory: Path) -> Adapter:
         told.get("prompt_fingerprint"),
         told.get("prompt"),
         told.get("max_tokens"),
+        told.get("engine"),
     )
 
 
 def check_adapter(
-    adapter: str | None, model: str, revision: str | None, runtime: Runtime, *, prompt: Prompt | None, force: bool
+    adapter: str | None,
+    model: str,
+    revision: str | None,
+    runtime: Runtime,
+    *,
+    prompt: Prompt | None,
+    force: bool,
+    engine: str | None = None,
 ) -> Adapter | None:
-    """The adapter in that folder, when it was trained on that model and with that prompt, or tells of neither.
+    """The adapter in that folder, when it was trained on that model, with that prompt, as `engine`, or tells of none.
 
     Raises:
-        ModelError: it was trained on, or with, another; it would load and give wrong scores.
+        ModelError: it was trained on, with, or as another; it would not load, or give wrong scores.
     """
     if adapter is None:
         return None
     found = read_adapter(adapter, runtime.home / "models" / "checksums.json")
+    if engine is not None and found.engine not in (None, engine):
+        raise ModelError(
+            f"adapter {adapter!r} was trained as a {found.engine}, and is given to the engine {engine}; give it to "
+            f"{found.engine}"
+        )
     if force:
         return found
     if found.base_fingerprint is not None:

@@ -53,7 +53,9 @@ class CrossEncoderEngine(Engine):
         return PairsAsker(model, max_tokens=max_tokens)
 
     def _max_tokens(self, runtime: Runtime) -> int | None:
-        adapter = check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        adapter = check_adapter(
+            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
+        )
         return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
@@ -91,7 +93,9 @@ class LateInteractionEngine(Engine):
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model."""
         refuse_prompt(self, prompt)
-        check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        check_adapter(
+            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
+        )
         from rerank.engines.late_interaction import load_late_interaction
 
         model = load_late_interaction(runtime, self.model, self.revision, self.dtype, self.adapter)
@@ -143,7 +147,9 @@ class BiEncoderEngine(Engine):
         return PairsAsker(model, model.score_kind, max_tokens)
 
     def _max_tokens(self, runtime: Runtime) -> int | None:
-        adapter = check_adapter(self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter)
+        adapter = check_adapter(
+            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
+        )
         return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:

@@ -24,6 +24,7 @@ from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
 from rerank.engines.encoder import load_encoder
 from rerank.engines.engine import Asked
+from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import ArtifactError, ConfigError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
@@ -163,6 +164,13 @@ def test_a_merged_bi_encoder_is_read_by_all_that_read_its_base(
     queries, documents = zip(*PAIRS, strict=True)
     products = (library.encode_queries(queries) * library.encode_documents(documents)).sum(axis=1)
     assert products == pytest.approx(scores, abs=1e-5)
+
+
+def test_an_adapter_of_another_engine_is_refused(runtime: Runtime, collection: Path, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base")
+    adapter = trained(base, collection, tmp_path / "out", runtime)
+    with pytest.raises(ModelError, match="was trained as a cross_encoder, and is given to the engine bi_encoder"):
+        BiEncoderEngine(str(base), adapter=str(adapter)).asker(None, runtime)
 
 
 def test_an_adapter_says_what_it_is(runtime: Runtime, collection: Path, tmp_path: Path) -> None:
