@@ -38,16 +38,11 @@ def has_shipped(relative: str) -> bool:
     return any((root / relative).exists() for root in (_PACKAGE / "shipped", _PACKAGE.parent))
 
 
-ADAPTERS = "data/adapters"
-"""Where the adapters lie that come with the package."""
-
-
 def shipped_adapter(name: str) -> Path | None:
     """The folder of an adapter that comes with the package; None where none has that name.
 
     >>> shipped_adapter("no-such-adapter") is None
     True
     """
-    if not name or Path(name).name != name or not has_shipped(f"{ADAPTERS}/{name}"):
-        return None
-    return shipped(f"{ADAPTERS}/{name}")
+    relative = f"data/adapters/{name}"
+    return shipped(relative) if name and Path(name).name == name and has_shipped(relative) else None

@@ -7,7 +7,7 @@ import fnmatch
 import json
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from rerank.adapters.artifact import adapter_facts
 from rerank.config import build_part
@@ -227,11 +227,10 @@ def _base_model(folder: Path) -> str | None:
 def _kind_with(adapter: Path) -> Kind | None:
     """What an adapter makes of its base, by its manifest or its head; None where it is what the base is."""
     told = adapter_facts(adapter)
-    if told is not None and told.engine == "bi_encoder":
-        return "bi_encoder"
+    if told is not None:
+        return cast("Kind", told.engine)
     task = _read(adapter / "adapter_config.json", str(adapter)).get("task_type")
-    is_classifier = task == "SEQ_CLS" or (told is not None and told.engine == "cross_encoder")
-    return "cross_encoder" if is_classifier else None
+    return "cross_encoder" if task == "SEQ_CLS" else None
 
 
 def _usual_prompt(name: str, folder: Path, kind: Kind, rule: Rule | None) -> str:

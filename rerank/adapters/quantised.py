@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Literal
 
+from rerank.adapters.targets import transformer_prefix
 from rerank.extras import need
 
 Quantisation = Literal["nf4", "int8"]
@@ -47,7 +48,7 @@ def quantised_loading(kind: Quantisation, model: Any, device: str, dtype: str) -
     transformers = need("transformers", "quantise", f"a base in {kind}")
     # For every product it says anew what type it computes in.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    inside = f"{model.base_model_prefix}."
+    inside = transformer_prefix(model)
     # The vocabulary and heads; poolers belong to these, and some transformers have them inside.
     skip = [
         name

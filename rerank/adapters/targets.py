@@ -31,14 +31,14 @@ def linear_layers(model: Any, heads: Sequence[str], targets: Role | tuple[str, .
     import torch
 
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    prefix = getattr(model, "base_model_prefix", "")
+    inside = transformer_prefix(model)
     names = [
         name
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear)
         and module is not output
         and not any(name == head or name.startswith(f"{head}.") for head in heads)
-        and (not prefix or name.startswith(f"{prefix}.") or not hasattr(model, prefix))
+        and name.startswith(inside)
     ]
     found = [name for name in names if _is_wanted(name.lower().split("."), name, targets)]
     if not found:
@@ -49,6 +49,12 @@ def linear_layers(model: Any, heads: Sequence[str], targets: Role | tuple[str, .
             f"{shown or 'nothing'}: give all-linear, or some of these names"
         )
     return found
+
+
+def transformer_prefix(model: Any) -> str:
+    """How the names of a model's layers inside its transformer begin; all do where it is one without a head."""
+    name = getattr(model, "base_model_prefix", "")
+    return f"{name}." if name and hasattr(model, name) else ""
 
 
 def _is_wanted(parts: list[str], name: str, targets: Role | tuple[str, ...]) -> bool:

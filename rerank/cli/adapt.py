@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -89,7 +89,7 @@ def adapt(
         documents=1000 if documents is None else documents,
         titles=titles is not False,
         model=model,
-        engine=_engine(engine),
+        engine=cast("Any", engine),
         first_stage=first_stage,
         split=split,
         epochs=epochs,
@@ -108,16 +108,6 @@ def adapt(
         typer.echo(done.results.table())
     typer.echo(f"adapter  {done.adapter}\nreport   {done.folder / 'README.md'}")
     typer.echo(f'use it   rerank search {done.pipeline} "..." --data {corpus}')
-
-
-def _engine(name: str) -> Literal["bi_encoder", "cross_encoder"]:
-    from rerank.errors import ConfigError
-
-    if name == "bi_encoder":
-        return "bi_encoder"
-    if name == "cross_encoder":
-        return "cross_encoder"
-    raise ConfigError(f"--engine: {name!r} is not adapted; give bi_encoder or cross_encoder")
 
 
 def _synthesis(config: str, llm: str | None, documents: int | None, seed: int | None, *, titles: bool | None) -> DUQGen:

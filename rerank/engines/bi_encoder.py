@@ -9,15 +9,17 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from rerank.engines.colbert import Checkpoint, Side, read_json, read_modules
+from rerank.engines.colbert import Checkpoint, Pooling, Side
 from rerank.engines.late_interaction import Ids, LateInteraction, Vectors
+from rerank.engines.module_folder import MODULES, SETTINGS, read_json, read_modules
 from rerank.engines.scorer import check_order, load_scorer
-from rerank.engines.text_model import DType
+from rerank.engines.text_model import DType, prompt_of
+from rerank.engines.text_model import Side as SideName
 from rerank.errors import ModelError
 from rerank.ranking import ScoreKind
 
@@ -26,11 +28,16 @@ if TYPE_CHECKING:
     from rerank.runtime import Runtime
 
 _KIND = "a bi-encoder"
-_MODULES = ("Transformer", "Pooling", "Dense", "Normalize")
-_SETTINGS = "config_sentence_transformers.json"
-_POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
-_NAMES = {"query": ("query",), "document": ("document", "passage", "corpus")}
-"""Under which names a model keeps what stands before texts."""
+_MODULES = {"Transformer", "Pooling", "Dense", "Normalize"}
+_POOLINGS: dict[str, Pooling] = {
+    "mean": "mean",
+    "cls": "cls",
+    "lasttoken": "last",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_lasttoken": "last",
+}
+"""By its name, or by the flag of older folders."""
 _CAUSES = "the model was not trained to rank, or does not know the language"
 
 
@@ -39,8 +46,6 @@ class BiEncoder(LateInteraction):
 
     Source: Sentence-BERT (Reimers and Gurevych 2019, arXiv 1908.10084).
     """
-
-    min_agreement: ClassVar[float] = 0.98
 
     @cached_property
     def checkpoint(self) -> Checkpoint:
@@ -85,13 +90,13 @@ def read_bi_encoder(folder: ModelFolder) -> Checkpoint:
     Raises:
         ModelError: it is another kind of model, or pools in a way that is not known here.
     """
-    if not (folder.path / "modules.json").is_file():
+    if not (folder.path / MODULES).is_file():
         raise ModelError(
-            f"model {folder.name!r} ({folder.path}) is no bi-encoder: it has no modules.json; give a folder that "
+            f"model {folder.name!r} ({folder.path}) is no bi-encoder: it has no {MODULES}; give a folder that "
             "sentence-transformers saved"
         )
-    settings = read_json(folder.path / _SETTINGS, folder) if (folder.path / _SETTINGS).is_file() else {}
-    modules = read_modules(folder, set(_MODULES), _KIND)
+    settings = read_json(folder.path / SETTINGS, folder) if (folder.path / SETTINGS).is_file() else {}
+    modules = read_modules(folder, _MODULES, _KIND)
     pools = modules.folders("Pooling")
     if len(pools) != 1:
         raise ModelError(f"model {folder.name!r} has {len(pools)} Pooling modules, {_KIND} has one")
@@ -104,11 +109,11 @@ def read_bi_encoder(folder: ModelFolder) -> Checkpoint:
     measure = settings.get("similarity_fn_name") or "cosine"
     if measure not in ("cosine", "dot"):
         raise ModelError(f"model {folder.name!r} compares by {measure} distance; only cosine and dot are known")
-    prompts, default = settings.get("prompts") or {}, settings.get("default_prompt_name")
+    prompts = settings.get("prompts") or {}
 
-    def side(name: str) -> Side:
-        chosen = next((each for each in _NAMES[name] if prompts.get(each)), default)
-        return Side("", prompts.get(chosen) or "", modules.settings.get("max_seq_length"))
+    def side(name: SideName) -> Side:
+        before = prompt_of(prompts, settings.get("default_prompt_name"), name)
+        return Side("", before, modules.settings.get("max_seq_length"))
 
     return Checkpoint(
         "sentence-transformers",
@@ -133,8 +138,7 @@ def save_bi_encoder(folder: ModelFolder, out: Path, save: Callable[[Path], None]
     Raises:
         ModelError: `folder` is no bi-encoder's.
     """
-    read_bi_encoder(folder)
-    modules = read_modules(folder, set(_MODULES), _KIND)
+    modules = read_modules(folder, _MODULES, _KIND)
     for kind, path in modules.rows:
         place = out / path.relative_to(folder.path)
         place.mkdir(parents=True, exist_ok=True)
@@ -144,27 +148,24 @@ def save_bi_encoder(folder: ModelFolder, out: Path, save: Callable[[Path], None]
         for file in some:
             if file.is_file():
                 shutil.copyfile(file, place / file.name)
-    for name in ("modules.json", _SETTINGS):
+    for name in (MODULES, SETTINGS):
         if (folder.path / name).is_file():
             shutil.copyfile(folder.path / name, out / name)
 
 
-def _pooling(path: Path, folder: ModelFolder, *, has_prompts: bool) -> Any:
+def _pooling(path: Path, folder: ModelFolder, *, has_prompts: bool) -> Pooling:
     found = read_json(path / "config.json", folder)
     chosen = found.get("pooling_mode")
-    modes = [chosen] if isinstance(chosen, str) else [
-        name for name, value in found.items() if name.startswith("pooling_mode_") and value is True
-    ]  # fmt: skip
-    known = {**{name: name for name in _POOLINGS}, **{flag: name for name, flag in _POOLINGS.items()}}
-    known["lasttoken"] = "last"
-    if len(modes) != 1 or modes[0] not in known or (has_prompts and found.get("include_prompt") is False):
-        what = ", ".join(map(str, modes)) or "nothing"
-        without = ", without the prompt's tokens" if found.get("include_prompt") is False else ""
+    flags = [name for name, value in found.items() if name.startswith("pooling_mode_") and value is True]
+    modes = [chosen] if isinstance(chosen, str) else flags
+    without_prompt = has_prompts and found.get("include_prompt") is False
+    if len(modes) != 1 or modes[0] not in _POOLINGS or without_prompt:
+        what = (", ".join(modes) or "nothing") + (", without the prompt's tokens" if without_prompt else "")
         raise ModelError(
-            f"model {folder.name!r} pools by {what}{without}; known are the mean of all tokens, the first and the last "
-            "(the stage rescore reads other models)"
+            f"model {folder.name!r} pools by {what}; known are the mean of all tokens, the first and the last (the "
+            "stage rescore reads other models)"
         )
-    return known[modes[0]]
+    return _POOLINGS[modes[0]]
 
 
 def load_bi_encoder(

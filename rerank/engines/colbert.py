@@ -8,13 +8,13 @@ settings in the module's file, and markers that are part of the prompts.
 
 from __future__ import annotations
 
-import json
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from rerank.engines.module_folder import MODULES, SETTINGS, Json, read_json, read_modules
 from rerank.errors import ModelError
 from rerank.extras import need
 
@@ -23,14 +23,13 @@ if TYPE_CHECKING:
 
 METADATA = "artifact.metadata"
 """The file of settings that makes a folder one of Stanford's."""
-_MODULES = "modules.json"
-_SETTINGS = "config_sentence_transformers.json"
 _PUNCTUATION = tuple(string.punctuation)
 _ACTIVATIONS = {"Identity": None, "Tanh": "tanh", "ReLU": "relu", "GELU": "gelu", "SiLU": "silu"}
 """Activations by the name of torch's module, with the function of `torch.nn.functional`."""
 _ADVICE = "an encoder is used by a dense stage, a cross-encoder by the cross_encoder engine"
 
-Json = Mapping[str, Any]
+
+Pooling = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class Checkpoint:
     """Whether a score is divided by how many vectors the query has."""
     lower_case: bool = False
     """Whether texts are put into lower case, whatever the tokenizer does."""
-    pooling: Literal["mean", "cls", "last"] | None = None
+    pooling: Pooling | None = None
     """What the one vector of a text is: the mean of its tokens' states, the first or the last of them; None: every
     token keeps a vector of its own."""
 
@@ -110,8 +109,8 @@ def read_checkpoint(folder: ModelFolder) -> Checkpoint:
         ModelError: it is another kind of model, or has settings that are not known here.
     """
     path = folder.path
-    if (path / _MODULES).is_file():
-        settings = read_json(path / _SETTINGS, folder) if (path / _SETTINGS).is_file() else {}
+    if (path / MODULES).is_file():
+        settings = read_json(path / SETTINGS, folder) if (path / SETTINGS).is_file() else {}
         if settings.get("model_type") == "MultiVectorEncoder":
             return _of_sentence_transformers(folder, settings)
         if settings.get("model_type") == "ColBERT" or "query_prefix" in settings:
@@ -122,7 +121,7 @@ def read_checkpoint(folder: ModelFolder) -> Checkpoint:
         return _of_stanford(folder)
     raise ModelError(
         f"model {folder.name!r} ({path}) is no late-interaction checkpoint: it has neither {METADATA} nor settings of "
-        f"PyLate or a MultiVectorEncoder in {_SETTINGS}; {_ADVICE}"
+        f"PyLate or a MultiVectorEncoder in {SETTINGS}; {_ADVICE}"
     )
 
 
@@ -196,53 +195,6 @@ def _of_sentence_transformers(folder: ModelFolder, settings: Json) -> Checkpoint
         is_mean=settings.get("similarity_fn_name") == "meanmaxsim",
         lower_case=bool(own.get("do_lower_case")),
     )
-
-
-class Modules(NamedTuple):
-    """The modules of a sentence-transformers folder."""
-
-    rows: list[tuple[str, Path]]
-    """Kind and folder of each."""
-    settings: Json
-    """Of the transformer."""
-
-    def folders(self, kind: str) -> tuple[Path, ...]:
-        return tuple(path for each, path in self.rows if each == kind)
-
-    @property
-    def transformer(self) -> Path:
-        return self.folders("Transformer")[0]
-
-    @property
-    def layers(self) -> tuple[Path, ...]:
-        return self.folders("Dense")
-
-
-def read_modules(
-    folder: ModelFolder, known: set[str], kind: str = "a late-interaction checkpoint of this layout"
-) -> Modules:
-    """The modules of the folder.
-
-    Args:
-        folder: the model's.
-        known: which kinds of modules there may be behind the transformer.
-        kind: what a folder of such modules is called.
-
-    Raises:
-        ModelError: it has others.
-    """
-    rows = [
-        (str(row["type"]).rpartition(".")[2], folder.path / str(row["path"]))
-        for row in read_json(folder.path / _MODULES, folder)
-    ]
-    kinds = [kind for kind, _ in rows]
-    if kinds[:1] != ["Transformer"] or not known.issuperset(kinds) or kinds.count("Transformer") > 1:
-        raise ModelError(
-            f"model {folder.name!r} is made of {', '.join(kinds)}; {kind} is a "
-            f"Transformer with {', '.join(sorted(known - {'Transformer'}))} behind it"
-        )
-    path = rows[0][1] / "sentence_bert_config.json"
-    return Modules(rows, read_json(path, folder) if path.is_file() else {})
 
 
 def _text(settings: Json, name: str, default: str) -> str:
@@ -331,15 +283,3 @@ def _weights(folders: Sequence[Path], names: Sequence[str], folder: ModelFolder,
             f"would be random; get it again, or save it again with safetensors ({_ADVICE})"
         )
     return found
-
-
-def read_json(path: Path, folder: ModelFolder) -> Any:
-    """What a file of the model's folder holds.
-
-    Raises:
-        ModelError: it is missing, or no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {folder.name!r}: {path} cannot be read as JSON ({error}); get it again") from error

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rerank.config import AdapterPath
 from rerank.engines.engine import Asked, Asker, Engine, refuse_prompt
 from rerank.engines.lora import check_adapter
-from rerank.engines.meter import Meter, by_characters, by_pairs, by_texts, outlined, work_of
+from rerank.engines.meter import Meter, Work, by_characters, by_pairs, by_texts, outlined, work_of
 from rerank.engines.passages import Passages, Span, token_passages
 from rerank.engines.text_model import DType
 from rerank.errors import ModelError
@@ -20,10 +20,46 @@ from rerank.runtime import Runtime
 if TYPE_CHECKING:
     from rerank.engines.cross_encoder import CrossEncoder
     from rerank.engines.late_interaction import LateInteraction
+    from rerank.engines.scorer import Scorer
+
+S = TypeVar("S", bound="Scorer")
+
+
+class _PairsEngine(Engine):
+    """Base of the engines here; its fields are those of a model and its adapter."""
+
+    model: str
+    revision: str | None
+    dtype: DType
+    adapter: AdapterPath | None
+    force_adapter: bool
+
+    def _limit(self, given: int | None, runtime: Runtime) -> int | None:
+        """The tokens of an input, as given, else as the adapter was trained with; the adapter is checked."""
+        adapter = check_adapter(
+            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
+        )
+        return given if given is not None or adapter is None else adapter.max_tokens
+
+    def _measured(
+        self,
+        prompt: str | None,
+        runtime: Runtime,
+        kind: type[S],
+        meter: Callable[[S, Work, int | None], Meter],
+        limit: Callable[[], int | None],
+    ) -> Meter:
+        """A meter by the model's tokenizer, or by characters where its files are not here."""
+        refuse_prompt(self, prompt)
+        try:
+            model = outlined(kind, self.model, self.revision, runtime)
+        except ModelError as error:
+            return by_characters(None, remark=str(error))
+        return meter(model, work_of(model, self.dtype, runtime.device), limit())
 
 
 @dataclass(frozen=True, repr=False)
-class CrossEncoderEngine(Engine):
+class CrossEncoderEngine(_PairsEngine):
     """A cross-encoder: reads query and document together and gives one logit; for rules that show one document."""
 
     model: str
@@ -46,32 +82,21 @@ class CrossEncoderEngine(Engine):
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded cross-encoder."""
         refuse_prompt(self, prompt)
-        max_tokens = self._max_tokens(runtime)
+        max_tokens = self._limit(self.max_tokens, runtime)
         from rerank.engines.cross_encoder import load_cross_encoder
 
         model = load_cross_encoder(runtime, self.model, self.revision, self.dtype, self.adapter)
         return PairsAsker(model, max_tokens=max_tokens)
 
-    def _max_tokens(self, runtime: Runtime) -> int | None:
-        adapter = check_adapter(
-            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
-        )
-        return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
-
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
-        refuse_prompt(self, prompt)
         from rerank.engines.cross_encoder import CrossEncoder
 
-        try:
-            model = outlined(CrossEncoder, self.model, self.revision, runtime)
-        except ModelError as error:
-            return by_characters(None, remark=str(error))
-        return by_pairs(model, work_of(model, self.dtype, runtime.device), self._max_tokens(runtime))
+        return self._measured(prompt, runtime, CrossEncoder, by_pairs, lambda: self._limit(self.max_tokens, runtime))
 
 
 @dataclass(frozen=True, repr=False)
-class LateInteractionEngine(Engine):
+class LateInteractionEngine(_PairsEngine):
     """A ColBERT: encodes queries and documents apart, compares their tokens; for rules that show one document.
 
     Each document is encoded once for all queries that are asked about it together.
@@ -93,9 +118,7 @@ class LateInteractionEngine(Engine):
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model."""
         refuse_prompt(self, prompt)
-        check_adapter(
-            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
-        )
+        self._limit(None, runtime)
         from rerank.engines.late_interaction import load_late_interaction
 
         model = load_late_interaction(runtime, self.model, self.revision, self.dtype, self.adapter)
@@ -103,18 +126,13 @@ class LateInteractionEngine(Engine):
 
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
-        refuse_prompt(self, prompt)
         from rerank.engines.late_interaction import LateInteraction
 
-        try:
-            model = outlined(LateInteraction, self.model, self.revision, runtime)
-        except ModelError as error:
-            return by_characters(None, remark=str(error))
-        return by_texts(model, work_of(model, self.dtype, runtime.device), self.document_tokens)
+        return self._measured(prompt, runtime, LateInteraction, by_texts, lambda: self.document_tokens)
 
 
 @dataclass(frozen=True, repr=False)
-class BiEncoderEngine(Engine):
+class BiEncoderEngine(_PairsEngine):
     """A bi-encoder: a vector each for query and document, compared by cosine or dot product.
 
     Each document is encoded once for all queries that are asked about it together.  Where vectors of the corpus are
@@ -140,28 +158,17 @@ class BiEncoderEngine(Engine):
     def asker(self, prompt: str | None, runtime: Runtime) -> Asker:
         """The loaded model."""
         refuse_prompt(self, prompt)
-        max_tokens = self._max_tokens(runtime)
+        max_tokens = self._limit(self.max_tokens, runtime)
         from rerank.engines.bi_encoder import load_bi_encoder
 
         model = load_bi_encoder(runtime, self.model, self.revision, self.dtype, self.adapter)
         return PairsAsker(model, model.score_kind, max_tokens)
 
-    def _max_tokens(self, runtime: Runtime) -> int | None:
-        adapter = check_adapter(
-            self.adapter, self.model, self.revision, runtime, prompt=None, force=self.force_adapter, engine=self.label
-        )
-        return self.max_tokens if self.max_tokens is not None or adapter is None else adapter.max_tokens
-
     def measure(self, prompt: str | None, runtime: Runtime) -> Meter:
         """By the model's tokenizer, where its files are here."""
-        refuse_prompt(self, prompt)
         from rerank.engines.bi_encoder import BiEncoder
 
-        try:
-            model = outlined(BiEncoder, self.model, self.revision, runtime)
-        except ModelError as error:
-            return by_characters(None, remark=str(error))
-        return by_texts(model, work_of(model, self.dtype, runtime.device), self._max_tokens(runtime))
+        return self._measured(prompt, runtime, BiEncoder, by_texts, lambda: self._limit(self.max_tokens, runtime))
 
 
 class PairsAsker:

@@ -14,7 +14,7 @@ import json
 import logging
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -53,7 +53,8 @@ PATH_VERSION = 1
 """Raised when the way from text to vector changes so that stored vectors no longer fit."""
 MIN_AGREEMENT = 0.98
 """Kendall's tau, against float32, that a shorter type must reach on the probe texts to be chosen by itself."""
-_PROMPTS = {"query": ("query",), "document": ("document", "passage", "corpus")}
+_PROMPTS: dict[Side, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
+"""Under which names a model keeps what it wants before texts."""
 _TOLERANCE = 1e-4
 _LARGE_ENOUGH, _MOST_PADDING = 4096, 0.04
 """Tokens of a batch that is not made larger at the price of more padding than this share of it."""
@@ -92,6 +93,16 @@ PROBE_TEXTS = (
     "Shakespeare's late romances mix comedy with the threat of loss.",
     "The printing press spread through Europe within fifty years.",
 )
+
+
+def prompt_of(prompts: Mapping[str, str], default: str | None, side: Side) -> str:
+    """What a model wants before every query or document, of the prompts that it keeps by name.
+
+    >>> prompt_of({"query": "query: ", "passage": "passage: "}, None, "document"), prompt_of({}, None, "query")
+    ('passage: ', '')
+    """
+    name = next((name for name in _PROMPTS[side] if name in prompts), default)
+    return prompts.get(name, "") if name is not None else ""
 
 
 class Tokens(NamedTuple):
@@ -296,9 +307,7 @@ class TextModel(ABC):
 
     def prompt(self, side: Side) -> str:
         """The text that the model wants before every query or document."""
-        prompts: dict[str, str] = self.model.prompts
-        name = next((name for name in _PROMPTS[side] if name in prompts), self.model.default_prompt_name)
-        return prompts.get(name, "") if name is not None else ""
+        return prompt_of(self.model.prompts, self.model.default_prompt_name, side)
 
     def identity(self, side: Side) -> Identity:
         """What vectors of that side depend on."""

@@ -153,7 +153,7 @@ class Adaptation:
                 every=VALIDATED_EVERY,
             )
         return Contrastive(
-            engine=CrossEncoderEngine(self.model) if is_cross else BiEncoderEngine(self.model),
+            engine=self.engine_class(self.model),
             adapter=LoRA(rank=16, alpha=32, dropout=0.0, targets="attention" if is_cross else "all-linear"),
             loss=SoftmaxLoss(temperature=1.0 if is_cross else 0.05),
             in_batch=not is_cross,
@@ -180,6 +180,11 @@ class Adaptation:
             return None, "the collection has no judgments"
         return data, ""
 
+    @property
+    def engine_class(self) -> type[BiEncoderEngine] | type[CrossEncoderEngine]:
+        """The class of `engine`."""
+        return CrossEncoderEngine if self.engine == "cross_encoder" else BiEncoderEngine
+
     def shown(self, negatives: int) -> int:
         """How many of a query's negatives a step shows: a bi-encoder learns from other queries' documents too."""
         return negatives if self.engine == "cross_encoder" else min(negatives, 2)
@@ -192,8 +197,7 @@ class Adaptation:
 
     def adapted(self, adapter: str) -> tuple[Stage, ...]:
         """The stages that use the adapter."""
-        engine = CrossEncoderEngine if self.engine == "cross_encoder" else BiEncoderEngine
-        return self._added(self.unadapted, Rerank(engine(self.model, adapter=adapter), k=None))
+        return self._added(self.unadapted, Rerank(self.engine_class(self.model, adapter=adapter), k=None))
 
     def _added(self, unadapted: float, scorer: Stage) -> tuple[Stage, ...]:
         """The first stage's head, by its own scores, those of the encoder as it was, and those of `scorer`."""

@@ -9,7 +9,6 @@ import numpy as np
 
 from rerank.engines.engine import Asked
 from rerank.engines.meter import Size, matrix_rate
-from rerank.engines.pairs import BiEncoderEngine, CrossEncoderEngine
 from rerank.ranking import TextSource
 from rerank.ready import find_pipeline
 from rerank.runtime import Runtime
@@ -82,8 +81,7 @@ def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
     optimiser = adaptation.optimiser()
     steps = optimiser.n_steps(max(1, n_groups))
     pairs = steps * min(optimiser.groups, max(1, n_groups)) * size
-    engine = CrossEncoderEngine if adaptation.engine == "cross_encoder" else BiEncoderEngine
-    meter = engine(adaptation.model).measure(None, runtime)
+    meter = adaptation.engine_class(adaptation.model).measure(None, runtime)
     sizes = [Size(min(each.tokens, adaptation.max_tokens)) for each in meter.sizes(_pairs_of(corpus))]
     tokens = sum(each.tokens for each in sizes) / len(sizes)
     seconds: float | None = None

@@ -57,7 +57,7 @@ class Contrastive(Recipe):
             return super().batches(student, step)
         if step.processes.size > 1:
             raise ConfigError(f"{self.label}: in_batch compares all groups of a step, in one process; start it alone")
-        return student.batch(step.groups)
+        return student.batches(step.groups, whole=True)
 
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
         """The loss of the scores of a batch."""

@@ -65,7 +65,6 @@ class SFT(Recipe):
                 f"sft: the prompt {student.prompt.name!r} shows one document at a time, so there is nothing to cut; "
                 "leave cut_to out"
             )
-
         if self.cut_to and min(self.cut_to) < 2 and student.prompt.parser in ORDERS:
             raise ConfigError(
                 f"sft: cut_to is {list(self.cut_to)}, but the prompt {student.prompt.name!r} compares documents; each "

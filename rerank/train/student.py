@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from rerank.adapters.method import AdapterMethod
 from rerank.adapters.quantised import Quantisation, compute_alike, is_quantised, n_numbers, quantised_loading
+from rerank.adapters.targets import transformer_prefix
 from rerank.engines.engine import Asker, Engine
 from rerank.engines.lora import CONFIG, WEIGHTS, read_adapter
 from rerank.engines.scorer import Scorer, shorter_type
@@ -222,8 +223,7 @@ class Student(ABC):
         import torch
 
         output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-        # A transformer without a head is not inside anything.
-        prefix = f"{model.base_model_prefix}." if hasattr(model, model.base_model_prefix) else ""
+        prefix = transformer_prefix(model)
         for name, module in model.named_modules():
             if hasattr(module, "cast_input_dtype_enabled"):
                 module.cast_input_dtype_enabled = False
@@ -252,23 +252,23 @@ class Student(ABC):
     def scores(self, batch: Batch) -> list[Tensor]:
         """float32 [documents] for each group of a batch, with gradients."""
 
-    def batches(self, groups: Sequence[TrainingGroup]) -> list[Batch]:
-        """The groups of a step in batches of as many tokens as are computed together, or of one larger group."""
+    def batches(self, groups: Sequence[TrainingGroup], *, whole: bool = False) -> list[Batch]:
+        """The groups of a step in batches of as many tokens as are computed together, or of one larger group.
+
+        Args:
+            groups: the step's.
+            whole: puts all of them into one batch, however large.
+        """
         batches: list[Batch] = []
         some: list[tuple[TrainingGroup, Any, int]] = []
         if not groups:
             return batches
         for group, (inputs, tokens) in zip(groups, self.inputs(groups), strict=True):
-            if some and sum(n for _, _, n in some) + tokens > self.scorer.batch_tokens:
+            if some and not whole and sum(n for _, _, n in some) + tokens > self.scorer.batch_tokens:
                 batches.append(_batch(some))
                 some = []
             some.append((group, inputs, tokens))
         return [*batches, _batch(some)] if some else batches
-
-    def batch(self, groups: Sequence[TrainingGroup]) -> list[Batch]:
-        """The groups of a step in one batch, or in none where there are no groups."""
-        read = self.inputs(groups) if groups else []
-        return [_batch([(group, *each) for group, each in zip(groups, read, strict=True)])] if groups else []
 
     @contextlib.contextmanager
     def computing(self) -> Iterator[None]:

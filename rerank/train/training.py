@@ -141,8 +141,6 @@ def run_fingerprint(recipe: Recipe, groups: Groups, student: Student) -> str:
     tree = stage_tree(dataclasses.replace(recipe, groups=(), report_to=()), hashes=True)
     for fields in tree.values():
         fields |= {"log_every": 1, "save_every": 1}
-        if fields["quantise"] is None:  # runs that began before there was such a field go on
-            del fields["quantise"]
     prompt = student.prompt.fingerprint if student.prompt is not None else None
     return fingerprint([__version__, tree, groups.fingerprint, student.folder.fingerprint, prompt, student.precision])
 

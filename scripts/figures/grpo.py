@@ -195,7 +195,7 @@ def figures(options: argparse.Namespace, runtime: Runtime) -> Iterator[dict[str,
         return train(wanted, options.out / name, runtime, name=name).model
 
     def measured(name: str, adapter: Path) -> dict[str, Any]:
-        path = options.out / f"measured-{name}.json"
+        path = options.out / f"measured-{name}-{options.samples}.json"
         if not path.is_file():
             told(f"{name}: asked about {len(groups)} groups")
             write_json(path, measure(grpo, adapter, groups, options.samples, runtime))
