@@ -46,3 +46,13 @@ def shipped_adapter(name: str) -> Path | None:
     """
     relative = f"data/adapters/{name}"
     return shipped(relative) if name and Path(name).name == name and has_shipped(relative) else None
+
+
+def adapter_folder(name: str) -> Path:
+    """Where an adapter is: the path `name`, or where there is nothing, the adapter of that name in the package.
+
+    >>> adapter_folder("runs/mine/adapter").as_posix()
+    'runs/mine/adapter'
+    """
+    path = Path(name).expanduser()
+    return path if path.exists() else shipped_adapter(name) or path

@@ -14,7 +14,7 @@ from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import DataError
 from rerank.ready import find_pipeline
 from rerank.reranking import Rerank
-from rerank.resources import shipped_adapter
+from rerank.resources import adapter_folder, shipped_adapter
 from rerank.yamlfile import parse_yaml
 
 
@@ -56,7 +56,8 @@ def test_an_adapter_that_comes_with_the_package_goes_by_name(with_adapter: Path,
     assert adapter_of(engine % "runs/mine", tmp_path) == str(tmp_path / "runs" / "mine")
     (tmp_path / "mine").mkdir()  # what lies beside the file comes first
     assert adapter_of(engine % "mine", tmp_path) == str(tmp_path / "mine")
-    assert shipped_adapter("mine") == with_adapter
+    assert shipped_adapter("mine") == adapter_folder("mine") == with_adapter
+    assert adapter_folder(str(tmp_path)) == tmp_path and adapter_folder("no/such") == Path("no/such")
     assert shipped_adapter("../adapters/mine") is None and shipped_adapter("other") is None
 
 

@@ -39,6 +39,8 @@ def linear_layers(model: Any, heads: Sequence[str], targets: Role | tuple[str, .
         and module is not output
         and not any(name == head or name.startswith(f"{head}.") for head in heads)
         and name.startswith(inside)
+        # Without a head nobody asks the pooler.
+        and (inside or not name.startswith("pooler."))
     ]
     found = [name for name in names if _is_wanted(name.lower().split("."), name, targets)]
     if not found:

@@ -11,7 +11,7 @@ from rerank.cli.session import Home
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
-Folder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The adapter's folder.")]
+Folder = Annotated[Path, typer.Argument(metavar="ADAPTER", help="The adapter's folder, or the name of one that ships.")]
 Base = Annotated[
     str | None, typer.Option(metavar="MODEL", help="The base model; default the one that the adapter names.")
 ]

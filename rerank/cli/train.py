@@ -29,8 +29,10 @@ def train(
         ),
     ] = None,
     start: Annotated[
-        Path | None,
-        typer.Option(metavar="ADAPTER", help="The adapter to go on from, as another training left it."),
+        str | None,
+        typer.Option(
+            metavar="ADAPTER", help="The adapter to go on from: another training's, or one that ships, by name."
+        ),
     ] = None,
     home: Home = None,
     device: Device = "auto",

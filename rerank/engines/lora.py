@@ -15,7 +15,7 @@ from rerank.errors import ModelError
 from rerank.extras import need
 from rerank.models.checksums import model_fingerprint
 from rerank.models.hub import is_hub_id
-from rerank.resources import shipped_adapter
+from rerank.resources import adapter_folder
 
 if TYPE_CHECKING:
     from rerank.models import ModelFolder
@@ -104,8 +104,7 @@ def read_adapter(folder: str, memory: Path) -> Adapter:
     Raises:
         ModelError: no adapter, another kind than LoRA, or weights that cannot be read.
     """
-    path = Path(folder).expanduser()
-    path = path if path.exists() else shipped_adapter(folder) or path
+    path = adapter_folder(folder)
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
             raise ModelError(

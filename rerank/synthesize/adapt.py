@@ -62,7 +62,9 @@ def adapt(adaptation: Adaptation, out: Path, runtime: Runtime) -> Adapted:
     Raises:
         ConfigError: `out` holds another adaptation, or something else.
         DataError: no query is left to learn from.
+        ModelError: there is no such model, or it cannot become what is wanted.
     """
+    adaptation.check(runtime)
     corpus = adaptation.duqgen().source(runtime)
     key = adaptation.key(corpus)
     with lock(out, "adapts"):

@@ -13,10 +13,12 @@ from rerank.artifact import fingerprint
 from rerank.config import stage_tree
 from rerank.data.dataset import Dataset
 from rerank.data.load import load
+from rerank.engines.bi_encoder import read_bi_encoder
 from rerank.engines.language_model import Sampling
 from rerank.engines.pairs import BiEncoderEngine, CrossEncoderEngine
 from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError, DataError
+from rerank.models.resolve import ModelFolder, locate_model
 from rerank.ranking import TextSource
 from rerank.ready import find_pipeline
 from rerank.reranking import Rerank
@@ -98,6 +100,16 @@ class Adaptation:
             raise ConfigError(f"adapt: weight is {self.weight}; above 0 and at most 1 is needed")
         if not 0 <= self.unadapted < 1:
             raise ConfigError(f"adapt: unadapted is {self.unadapted}; 0 or more and less than 1 is needed")
+
+    def check(self, runtime: Runtime) -> None:
+        """Returns when the model can become what is wanted, as far as its files tell.
+
+        Raises:
+            ModelError: there is no such model, or it is no bi-encoder.
+        """
+        found = locate_model(self.model, None, runtime.home, weights=False)
+        if self.engine == "bi_encoder":
+            read_bi_encoder(ModelFolder(found.path, self.model, found.source, found.revision, fingerprint=""))
 
     def duqgen(self) -> DUQGen:
         """How queries are made."""

@@ -70,11 +70,13 @@ def plan_adaptation(adaptation: Adaptation, runtime: Runtime) -> AdaptationPlan:
     Raises:
         DataError: no such collection, or no document that could get a query.
         UnknownNameError: no such first stage.
+        ModelError: there is no such model, or it cannot become what is wanted.
     """
     find_pipeline(adaptation.first_stage)
     duqgen = adaptation.duqgen()
     corpus = duqgen.source(runtime)
     synthesis = plan_synthesis(duqgen, runtime, corpus, f"adapt {adaptation.short}")
+    adaptation.check(runtime)
     n_queries = synthesis.chosen * duqgen.queries * len(duqgen.generator.prompts)
     n_groups = round(n_queries * (1 - duqgen.dev))
     size = 1 + adaptation.shown(duqgen.negatives.k if duqgen.negatives is not None else 7)

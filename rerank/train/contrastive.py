@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from rerank.errors import ConfigError
 from rerank.train.losses import Loss, SoftmaxLoss
+from rerank.train.processes import ALONE, Processes
 from rerank.train.recipe import Recipe, Step
 
 if TYPE_CHECKING:
@@ -36,6 +37,19 @@ class Contrastive(Recipe):
     ones: a bi-encoder has encoded them anyway.  A step is then computed as a whole.  Source: Karpukhin et al. 2020
     (DPR, arXiv 2004.04906), section 3.2."""
 
+    def check_before(self, processes: Processes = ALONE) -> None:
+        """Returns when what the recipe says fits together, as far as that is known before anything is loaded.
+
+        Raises:
+            ConfigError: parts that do not fit.
+        """
+        super().check_before(processes)
+        if self.in_batch and processes.size > 1:
+            raise ConfigError(
+                f"{self.label}: in_batch compares all groups of a step in one process, and {processes.size} were "
+                "started; start one, or leave in_batch out"
+            )
+
     def check(self, student: Student) -> None:
         """Returns when the student can be trained by this recipe.
 
@@ -55,8 +69,6 @@ class Contrastive(Recipe):
         """The groups of a step in batches, or in one where all are compared."""
         if not self.in_batch:
             return super().batches(student, step)
-        if step.processes.size > 1:
-            raise ConfigError(f"{self.label}: in_batch compares all groups of a step, in one process; start it alone")
         return student.batches(step.groups, whole=True)
 
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -189,7 +189,7 @@ class GRPO(Recipe):
         """The `resample`."""
         return self.resample
 
-    def check_before(self) -> None:
+    def check_before(self, processes: Processes = ALONE) -> None:
         """Returns when the prompt asks for what is rewarded, and there is room for it.
 
         Raises:
@@ -199,7 +199,7 @@ class GRPO(Recipe):
         from rerank.engines.prompted import CausalLMEngine
         from rerank.prompts.prompt import load_prompt
 
-        super().check_before()
+        super().check_before(processes)
         if not isinstance(self.engine, CausalLMEngine):
             raise _no_writer(self.engine.label)
         if self.prompt is None:

@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from rerank.adapters.lora import LoRA
 from rerank.adapters.method import AdapterMethod
 from rerank.adapters.quantised import Quantisation
-from rerank.config import FilePath, build, build_part, stage_tree
+from rerank.config import AdapterPath, build, build_part, stage_tree
 from rerank.engines.engine import Engine
 from rerank.errors import ConfigError
 from rerank.evaluation.measures import parse_measures
 from rerank.ready import recipe_path
 from rerank.registry import Part
+from rerank.resources import adapter_folder
 from rerank.rules.rule import at_least
 from rerank.stage import Pipeline, Stage
 from rerank.train.processes import ALONE, Processes
@@ -187,9 +188,9 @@ class Recipe(Part, ABC):
     """What is learnt from; see `rerank.train.sources`."""
     adapter: AdapterMethod | None = LoRA()
     """What is trained; null trains all weights."""
-    start: FilePath | None = None
-    """An adapter of the same method that training goes on from, as another training left it; it was trained with the
-    same prompt."""
+    start: AdapterPath | None = None
+    """An adapter of the same method that training goes on from, as another training left it, or one that comes with the
+    package, by name; it was trained with the same prompt."""
     optimiser: Optimiser = Optimiser()
     evaluation: Validation | None = None
     max_tokens: int | None = None
@@ -238,7 +239,7 @@ class Recipe(Part, ABC):
     @property
     def start_folder(self) -> Path | None:
         """The folder of `start`."""
-        return None if self.start is None else Path(self.start)
+        return None if self.start is None else adapter_folder(self.start)
 
     @abstractmethod
     def total(self, student: Student, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -259,8 +260,11 @@ class Recipe(Part, ABC):
         steps = self.optimiser.n_steps(n_groups)
         return steps if self.optimiser.steps else steps * self.inner_steps
 
-    def check_before(self) -> None:
+    def check_before(self, processes: Processes = ALONE) -> None:
         """Returns when what the recipe says fits together, as far as that is known before anything is loaded.
+
+        Args:
+            processes: that will train.
 
         Raises:
             ConfigError: parts that do not fit, a prompt that cannot be read, or a start that is no adapter.
@@ -358,6 +362,10 @@ class Recipe(Part, ABC):
         """The recipe as a file."""
         return dump_yaml({**({"name": name} if name else {}), **stage_tree(self)})
 
+    def published(self, name: str = "") -> str:
+        """The recipe as a file for others: what lies in a folder of this machine has the name of its file or folder."""
+        return dump_yaml({**({"name": name} if name else {}), **_without_folders(stage_tree(self))})
+
     def with_data(self, paths: Mapping[str, str]) -> Self:
         """The same recipe with data sets taken from elsewhere.
 
@@ -379,18 +387,21 @@ class Recipe(Part, ABC):
             evaluation = dataclasses.replace(evaluation, on=on)
         return dataclasses.replace(self, groups=groups, evaluation=evaluation)
 
-    def published(self) -> Self:
-        """The same with data sets and the start by the names of their folders: where these lie is told to nobody."""
-        used = [source.data for source in self.groups]
-        used += [one.data for one in self.evaluation.on] if self.evaluation is not None else []
-        named = self.with_data({data: Path(data).name for data in used if Path(data).is_absolute()})
-        if self.start is None:
-            return named
-        return dataclasses.replace(named, start="/".join(Path(self.start).parts[-2:]))
+    def going_on_from(self, adapter: str | Path) -> Self:
+        """The same recipe with another `start`, a folder or a name."""
+        return dataclasses.replace(self, start=str(adapter_folder(str(adapter)).resolve()))
 
-    def going_on_from(self, adapter: Path) -> Self:
-        """The same recipe with another `start`."""
-        return dataclasses.replace(self, start=str(adapter.expanduser().resolve()))
+
+def _without_folders(told: Any) -> Any:
+    if isinstance(told, Mapping):
+        return {key: _without_folders(inner) for key, inner in told.items()}
+    if isinstance(told, list | tuple):
+        return [_without_folders(inner) for inner in told]
+    if not isinstance(told, str) or "\n" in told or not Path(told).is_absolute() or not Path(told).exists():
+        return told
+    path = Path(told)
+    # Every training calls its adapter so.
+    return f"{path.parent.name}/{path.name}" if path.name == "adapter" else path.name
 
 
 def text_size(group: TrainingGroup) -> int:

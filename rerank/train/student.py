@@ -341,6 +341,7 @@ class Student(ABC):
             if self.method is not None:
                 self.trained.save_pretrained(folder, save_embedding_layers=False)
                 (folder / "README.md").unlink(missing_ok=True)
+                _sort_sets(folder / CONFIG)
             else:
                 self._save_whole(folder)
         for path in folder.rglob("*"):
@@ -368,6 +369,15 @@ class Student(ABC):
                 yield
         finally:
             self.trained.train(was)
+
+
+def _sort_sets(config: Path) -> None:
+    """Gives an adapter's configuration one order: peft writes its sets of names in any."""
+    found = json.loads(config.read_text(encoding="utf-8"))
+    for name in ("target_modules", "modules_to_save"):
+        if isinstance(found.get(name), list):
+            found[name].sort()
+    config.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _batch(some: Sequence[tuple[TrainingGroup, Any, int]]) -> Batch:

@@ -79,7 +79,7 @@ def train(recipe: Recipe, out: Path, runtime: Runtime | None = None, *, name: st
 
 def _train(recipe: Recipe, out: Path, runtime: Runtime, name: str, processes: Processes) -> Trained:
     started = time.perf_counter()
-    recipe.check_before()
+    recipe.check_before(processes)
     if recipe.quantise is not None:
         check_quantises(recipe.quantise)
     groups = processes.lead(lambda: build_groups(recipe.groups, runtime))
@@ -186,7 +186,7 @@ def _save(recipe: Recipe, student: Student, out: Path, key: str, name: str, fitt
         prompt_fingerprint=student.prompt.fingerprint if student.prompt is not None else None,
         max_tokens=recipe.max_tokens,
         heads=student.heads,
-        recipe=recipe.published().to_yaml(name),
+        recipe=recipe.published(name),
         step=fitted.best_step,
         quantised=recipe.quantise,
     )
@@ -237,7 +237,7 @@ def _facts(
         "measured_on": validator.names if validator is not None else [],
         "pipeline": repr(evaluation.pipeline) if evaluation is not None else None,
         "seconds": round(seconds, 1),
-        "recipe": recipe.published().to_yaml(name),
+        "recipe": recipe.published(name),
         "rerank": __version__,
         "versions": dict(_versions()),
     }

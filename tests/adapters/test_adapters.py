@@ -91,6 +91,14 @@ def test_layers_are_found_by_what_they_do(
     assert not any(name.split(".")[0] in heads for name in found["all-linear"])
 
 
+def test_a_pooler_that_nobody_asks_is_no_target(tmp_path: Path) -> None:
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(write_classifier(tmp_path / "m", "bert"))
+    assert any(name.startswith("pooler.") for name, _ in model.named_modules())
+    assert not any("pooler" in name for name in linear_layers(model, (), "all-linear"))
+
+
 def test_the_vocabulary_of_a_language_model_is_no_target(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny_scorers import write_causal_lm
 from tiny_training import write_collection
 
 from rerank.cli import main
@@ -18,7 +19,7 @@ from rerank.config import load_pipeline
 from rerank.data.load import load
 from rerank.engines.pairs import BiEncoderEngine
 from rerank.engines.prompted import CausalLMEngine
-from rerank.errors import ConfigError, DataError, UnknownNameError
+from rerank.errors import ConfigError, DataError, ModelError, UnknownNameError
 from rerank.reranking import Rerank
 from rerank.runtime import Runtime
 from rerank.stage import WeightedSum
@@ -235,6 +236,21 @@ def test_an_estimate_refuses_what_would_be_refused_later(tmp_path: Path, own_hom
             plan_adaptation(Adaptation(data=str(words)), runtime)
         with pytest.raises(UnknownNameError, match="did you mean 'hybrid'"):
             plan_adaptation(Adaptation(data=str(words), first_stage="hybird"), runtime)
+
+
+def test_a_model_that_cannot_become_what_is_wanted_is_refused_before_anything_is_made(
+    judged: Path, tmp_path: Path, own_home: Path
+) -> None:
+    causal = write_causal_lm(tmp_path / "causal", "llama")
+    wanted = tiny(judged, causal)
+    with (
+        Runtime(own_home, progress=False, threads=1, device="cpu") as runtime,
+        pytest.raises(ModelError, match=r"is no bi-encoder: it has no modules\.json"),
+    ):
+        plan_adaptation(dataclasses.replace(wanted, synthesis=None), runtime)
+    with pytest.raises(ModelError, match="is no bi-encoder"):
+        run(wanted, tmp_path / "out", own_home)
+    assert not (tmp_path / "out").exists()
 
 
 def test_queries_that_a_language_model_writes_are_questions_and_search_words() -> None:

@@ -25,6 +25,7 @@ from rerank.runtime import Runtime
 from rerank.train.contrastive import Contrastive
 from rerank.train.fitting import checkpoints, order_of_groups, read_log
 from rerank.train.groups import TrainingGroup
+from rerank.train.processes import Processes
 from rerank.train.recipe import Recipe, Step, load_recipe, recipe_from
 from rerank.train.sft import SFT
 from rerank.train.training import Trained, train
@@ -79,6 +80,8 @@ def test_a_cross_encoder_from_an_encoder_is_saved_with_its_head_and_loads_with_t
     assert loaded.adapter is not None and "classifier.weight" in loaded.adapter.replaced
     told = adapter_facts(trained.model)
     assert told is not None and "data: tiny" in told.recipe and str(collection) not in told.recipe
+    config = json.loads((trained.model / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["target_modules"] == sorted(config["target_modules"])
     assert losses(tmp_path / "out")[-1] < losses(tmp_path / "out")[0]
 
 
@@ -179,6 +182,22 @@ def test_only_a_bi_encoder_is_compared_in_the_batch(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         run(recipe_text(encoder, collection, more="  in_batch: true", **options), tmp_path / "out", runtime)
+
+
+def test_documents_of_others_are_compared_in_one_process(collection: Path, encoder: Path) -> None:
+    made = recipe(recipe_text(encoder, collection, engine="bi_encoder", more="  in_batch: true"))
+    made.check_before()
+    with pytest.raises(ConfigError, match="in one process, and 2 were started"):
+        made.check_before(Processes(1, 2))
+
+
+def test_a_published_recipe_tells_no_folder(encoder: Path, collection: Path, tmp_path: Path) -> None:
+    (tmp_path / "alice" / "adapter").mkdir(parents=True)
+    made = recipe(recipe_text(encoder, collection, more=f"  start: {tmp_path}/alice/adapter"))
+    assert str(tmp_path) in made.to_yaml() and str(encoder) in made.to_yaml()
+    told = made.published("mine")
+    assert all(f"{word}\n" in told for word in ("start: alice/adapter", f"cross_encoder: {encoder.name}", "data: tiny"))
+    assert str(tmp_path) not in told and str(encoder.parent) not in told and str(collection.parent) not in told
 
 
 def test_a_whole_bi_encoder_is_a_folder_that_its_library_reads(
