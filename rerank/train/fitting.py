@@ -403,7 +403,7 @@ def _trainer_class() -> Any:
             evaluation = self._job.recipe.evaluation
             name = evaluation.measure if evaluation is not None else "measure"
             state, step = self.state, self.state.global_step
-            if state.best_metric is None or value > state.best_metric:
+            if step and (state.best_metric is None or value > state.best_metric):
                 state.best_metric, state.best_global_step = value, step
             metrics = {f"eval_{name}": value}
             self.log(metrics)
@@ -412,7 +412,7 @@ def _trainer_class() -> Any:
             if (
                 patience is not None
                 and evaluation is not None
-                and step - state.best_global_step >= patience * evaluation.every
+                and step - (state.best_global_step or 0) >= patience * evaluation.every
             ):
                 logger.info("step %d: no better %s for %d measurements; training stops", step, name, patience)
                 self.control.should_training_stop = True
@@ -499,9 +499,6 @@ def _trainer_class() -> Any:
             path = self._job.folder / "checkpoints" / f"step-{best or 0:07d}"
             if best is not None and best != state.global_step and path.is_dir():
                 self._job.student.load_weights(path / WEIGHTS)
-            elif best == 0:
-                logger.warning("no checkpoint is better than the weights before training; the last ones are kept")
-                best = state.global_step
             return Fitted(
                 state.global_step,
                 state.global_step if best is None else best,

@@ -64,6 +64,9 @@ def _card(facts: Mapping[str, Any], groups: GroupsCard, log: Log) -> Iterator[st
             yield f"| {step:,}{mark} | {value:.4f} |"
         yield ""
         yield "The checkpoint was chosen on these queries; its quality on others must be measured on others."
+        if measured[0][0] == 0 and facts["best"] <= measured[0][1]:
+            yield ""
+            yield "**No checkpoint is better than the weights before training.**"
     else:
         yield "Nothing was measured while it was trained."
     yield ""

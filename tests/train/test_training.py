@@ -493,6 +493,19 @@ def test_the_best_weights_are_kept_and_training_stops_when_they_get_no_better(
     assert json.loads((trained.model / "manifest.json").read_text())["config"]["step"] == 1
 
 
+def test_where_training_helps_nothing_the_card_says_so_and_tells_the_measure_of_what_is_kept(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.train.validation import Validator
+
+    values = iter([0.5, 0.1, 0.3, 0.2])
+    monkeypatch.setattr(Validator, "__call__", lambda self: next(values))
+    text = recipe_text(encoder, collection, every=1, optimiser="groups: 4, steps: 3")
+    assert run(text, tmp_path / "out", runtime).fitted == (3, 2, 0.3, False)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "| 2 (kept) | 0.3000 |" in card and "No checkpoint is better than the weights before training" in card
+
+
 def test_the_measure_is_that_of_the_saved_adapter(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
 ) -> None:
