@@ -54,7 +54,7 @@ from rerank.yamlfile import dump_yaml
 logger = logging.getLogger(__name__)
 
 KIND = "synthetic-data"
-VERSION = 1
+VERSION = 2
 _REPEATS_EXAMPLE = 0.8
 """The share of words that a query may not have in common with an example's: small models repeat these."""
 _OF_EXAMPLE = 0.8

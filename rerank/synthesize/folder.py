@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,8 +56,11 @@ def write_synthesis(out: Path, config: DUQGen, made: Synthesis, key: str, name: 
         write_json(folder / "meta.json", {"name": name, "language": made.corpus.language})
         write_lines(folder / "corpus.jsonl", chain(documents(made.corpus, _used(config, made)), _copies(made)))
         write_lines(folder / "queries.jsonl", ({"_id": pair.qid, "text": pair.query} for pair in made.pairs))
+        alike = _alike(made)
         for split, pairs in by_split.items():
-            lines = "".join(f"{pair.qid}\t{docno}\t{grade}\n" for pair in pairs for docno, grade in _judged(pair))
+            lines = "".join(
+                f"{pair.qid}\t{docno}\t{grade}\n" for pair in pairs for docno, grade in _judged(pair, alike[pair.docno])
+            )
             write_text(folder / "qrels" / f"{split}.tsv", f"query-id\tcorpus-id\tscore\n{lines}")
         if card["negatives_in_run"]:
             (folder / "runs").mkdir()
@@ -112,11 +115,19 @@ def _copies(made: Synthesis) -> Iterator[dict[str, Any]]:
         yield {"_id": pair.positive, **({"title": title} if title else {}), "text": pair.learnt}
 
 
-def _judged(pair: Pair) -> Iterator[tuple[str, int]]:
-    """A pair's lines in the judgments; where a copy is learnt, the document itself must be no candidate."""
+def _alike(made: Synthesis) -> Mapping[str, set[str]]:
+    """Of each document its own id and those of its copies."""
+    alike: defaultdict[str, set[str]] = defaultdict(set)
+    for pair in made.pairs:
+        alike[pair.docno] |= {pair.docno, pair.positive}
+    return alike
+
+
+def _judged(pair: Pair, alike: set[str]) -> Iterator[tuple[str, int]]:
+    """A pair's lines in the judgments; the document's other forms say the same, and must be no candidates."""
     yield pair.positive, 1
-    if pair.learnt is not None:
-        yield pair.docno, EXCLUDED
+    for docno in sorted(alike - {pair.positive}):
+        yield docno, EXCLUDED
 
 
 def _negatives(made: Synthesis) -> Ranking:

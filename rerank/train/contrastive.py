@@ -91,7 +91,7 @@ def _compared(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """[groups, documents of all groups]: scores, labels, and which of them count.
 
     A document that is shown to several queries counts once for each; where it is a query's own, with its own label.
-    Documents of another group of the same query do not count.
+    Documents of another group of the same query do not count, nor what is judged relevant to it or excluded for it.
     """
     import torch
 
@@ -101,16 +101,19 @@ def _compared(student: Student, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         raise ConfigError("in_batch: trains bi-encoders only")
     scores = student.products(batch)
     columns = [
-        (group.qid, document) for group in batch.groups for document in zip(group.docnos, group.documents, strict=True)
+        (group.qid, docno, document)
+        for group in batch.groups
+        for docno, document in zip(group.docnos, group.documents, strict=True)
     ]
     labels, counted = torch.zeros(scores.shape), []
     start = 0
     for row, group in enumerate(batch.groups):
         own = range(start, start + len(group.docnos))
-        seen = {columns[column][1] for column in own}
-        for column, (qid, document) in enumerate(columns):
+        seen = {columns[column][-1] for column in own}
+        for column, (qid, docno, document) in enumerate(columns):
             # What another group shows to the same query may be relevant to it.
-            counted.append(column in own or (qid != group.qid and document not in seen))
+            other = qid != group.qid and docno not in group.related and document not in seen
+            counted.append(column in own or other)
             seen.add(document)
         labels[row, own.start : own.stop] = torch.tensor(group.labels, dtype=torch.float32)
         start = own.stop

@@ -92,6 +92,14 @@ class Drawing:
             raise DataError(self._nothing())
         return groups
 
+    def related(self, group: Drawn) -> tuple[str, ...]:
+        """What is judged relevant to a group's query, or excluded for it, and not in the group."""
+        grades, shown = (self.data.qrels or {}).get(group.qid, {}), set(group.codes)
+        relevant = {docno for docno, grade in grades.items() if grade > 0}
+        named = sorted(relevant | self.data.excluded.get(group.qid, frozenset()))
+        codes = self.corpus.ids.find(named).tolist() if named else []
+        return tuple(docno for docno, code in zip(named, codes, strict=True) if code >= 0 and code not in shown)
+
     def _kept(self, qid: str, found: list[Drawn] | str) -> list[Drawn]:
         if isinstance(found, str):
             self.skipped[found].append(qid)

@@ -31,7 +31,7 @@ from rerank.train.sources import GroupSource
 logger = logging.getLogger(__name__)
 
 KIND = "groups"
-VERSION = 1
+VERSION = 2
 _TEXTS_AT_ONCE = 4096
 
 
@@ -46,6 +46,8 @@ class TrainingGroup(NamedTuple):
     """Their texts, title and body joined by a blank."""
     labels: tuple[float, ...]
     """Grades, 0 where nobody judged, or a teacher's scores; never all equal."""
+    related: frozenset[str] = frozenset()
+    """Ids of documents that are judged relevant to the query or excluded for it, and not shown."""
 
 
 class _Row(NamedTuple):
@@ -58,6 +60,7 @@ class _Row(NamedTuple):
     texts: tuple[int, ...]
     """Which of the stored texts."""
     labels: tuple[float, ...]
+    related: tuple[str, ...]
 
 
 class Groups(Sequence[TrainingGroup]):
@@ -92,7 +95,8 @@ class Groups(Sequence[TrainingGroup]):
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         row = self._rows[index]
-        return TrainingGroup(row.qid, row.query, row.docnos, tuple(map(self._texts.at, row.texts)), row.labels)
+        texts = tuple(map(self._texts.at, row.texts))
+        return TrainingGroup(row.qid, row.query, row.docnos, texts, row.labels, frozenset(row.related))
 
     def __iter__(self) -> Iterator[TrainingGroup]:
         return (self[place] for place in range(len(self)))
@@ -196,7 +200,8 @@ def _write(draft: Draft, drawings: Sequence[Drawing]) -> None:
         for _, number, group, some in rows:
             drawing = drawings[number]
             docnos = drawing.corpus.ids.take(np.array(group.codes)).tolist()
-            row = _Row(number, group.qid, drawing.data.queries[group.qid], docnos, some, group.labels)
+            query, related = drawing.data.queries[group.qid], drawing.related(group)
+            row = _Row(number, group.qid, query, docnos, some, group.labels, related)
             file.write(json.dumps(row._asdict(), ensure_ascii=False) + "\n")
     draft.config["sources"] = cards
     draft.config["made_from"] = [drawing.source.content() for drawing in drawings]
@@ -213,4 +218,4 @@ def _row(record: Mapping[str, Any]) -> _Row:
     docnos, texts, labels = (tuple(record[name]) for name in ("docnos", "texts", "labels"))
     if not len(docnos) == len(texts) == len(labels):
         raise ValueError(f"{len(docnos)} documents with {len(texts)} texts and {len(labels)} labels")
-    return _Row(record["source"], record["qid"], record["query"], docnos, texts, labels)
+    return _Row(record["source"], record["qid"], record["query"], docnos, texts, labels, tuple(record["related"]))

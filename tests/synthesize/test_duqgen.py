@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -415,35 +416,45 @@ def test_prompts_in_files_lie_beside_the_configuration(tmp_path: Path) -> None:
 
 
 def in_sentences() -> MemoryCorpus:
-    """The texts as two sentences each."""
-    parts = {docno: text.split(". ", 1) for docno, text in TEXTS.items()}
-    return corpus_of({docno: f"{first}. {second.capitalize()}" for docno, (first, second) in parts.items()})
+    """The texts as three sentences each."""
+
+    def of(text: str) -> str:
+        first, rest = text.split(". ", 1)
+        words = rest.split()
+        half = len(words) // 2
+        return f"{first}. {' '.join(words[:half]).capitalize()}. {' '.join(words[half:]).capitalize()}"
+
+    return corpus_of({docno: of(text) for docno, text in TEXTS.items()})
 
 
-def test_a_query_is_taken_out_of_the_copy_that_is_learnt_and_the_document_itself_is_no_candidate(
+def test_a_query_is_taken_out_of_the_copy_that_is_learnt_and_no_other_form_of_the_document_is_a_candidate(
     tmp_path: Path,
 ) -> None:
-    data = run(plain(generator=ExtractiveGenerator(), cloze=1.0), tmp_path / "out", in_sentences())
+    wanted = plain(generator=ExtractiveGenerator(samples=3), queries=2, cloze=1.0)
+    data = run(wanted, tmp_path / "out", in_sentences())
     provenance = {record["qid"]: record for record in lines(tmp_path / "out" / "provenance.jsonl")}
     written = {record["_id"]: record["text"] for record in lines(tmp_path / "out" / "corpus.jsonl")}
+    forms: defaultdict[str, set[str]] = defaultdict(set)
+    for record in provenance.values():
+        forms[record["docno"]] |= {record["docno"], record["learnt"]}
+    assert max(map(len, forms.values())) == 3
     copies = 0
     for qid, query in data.queries.items():
         record = provenance[qid]
         assert data.qrels[qid] == {record["learnt"]: 1}
+        assert data.excluded.get(qid, frozenset()) == forms[record["docno"]] - {record["learnt"]}
         if record["learnt"] != record["docno"]:
             copies += 1
             assert query in written[record["docno"]] and query not in written[record["learnt"]]
-            assert data.excluded[qid] == {record["docno"]}
     card = json.loads((tmp_path / "out" / "card.json").read_text(encoding="utf-8"))
     assert copies == card["counted"]["queries taken out of the document that is learnt"] > 0
     assert len(written) == len(TEXTS) + copies
     with Runtime(tmp_path / "home", progress=False, threads=1, device="cpu") as runtime:
         source = GroupSource(data=str(tmp_path / "out"), negatives=Negatives(pipeline="bm25"), sizes=(4,))
         for group in build_groups(source, runtime):
-            assert provenance[group.qid]["learnt"] in group.docnos
-            assert provenance[group.qid]["learnt"] == provenance[group.qid]["docno"] or (
-                provenance[group.qid]["docno"] not in group.docnos
-            )
+            record = provenance[group.qid]
+            assert forms[record["docno"]] & set(group.docnos) == {record["learnt"]}
+            assert group.related == forms[record["docno"]] - {record["learnt"]}
 
 
 def test_a_share_of_the_documents_is_learnt_whole() -> None:

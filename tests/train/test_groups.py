@@ -71,6 +71,14 @@ def test_a_group_has_a_query_its_documents_and_their_grades(runtime: Runtime) ->
         assert len(group.docnos) == len(set(group.docnos)) == 5
 
 
+def test_a_group_knows_what_else_is_relevant_to_its_query(runtime: Runtime) -> None:
+    groups = build(runtime, negatives=BM, sizes=(3,))
+    for group in groups:
+        relevant = {docno for docno, grade in QRELS[group.qid].items() if grade > 0 and docno in TEXTS}
+        assert group.related == relevant - set(group.docnos)
+    assert any(group.related for group in groups)
+
+
 def test_groups_are_a_sequence(runtime: Runtime) -> None:
     groups = build(runtime)
     assert list(groups) == groups[:] == [groups[place] for place in range(len(groups))]

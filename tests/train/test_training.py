@@ -166,6 +166,12 @@ def test_a_query_is_compared_with_the_documents_of_others(
         total, _ = made.total(student, batch)
     expected = -(lift[0] - np.logaddexp(lift[0], lift[1])) - (lift[2] - np.logaddexp(lift[1], lift[2]))
     assert total.item() == pytest.approx(expected, abs=1e-4)
+    # Nor does what is known to be relevant to it, or too like what is.
+    (batch,) = made.batches(student, Step([groups[0]._replace(related=frozenset({"c", "z"})), groups[1]]))
+    with torch.no_grad():
+        total, _ = made.total(student, batch)
+    expected = -(lift[0] - np.logaddexp(lift[0], lift[1])) - (heat[2] - np.logaddexp.reduce(heat))
+    assert total.item() == pytest.approx(expected, abs=1e-4)
     trained = run(text, tmp_path / "out", runtime)
     assert trained.model.is_dir()
 
