@@ -101,10 +101,11 @@ def stage_for(
     found = locate_model(model, revision, home)
     name = model
     if (base := _base_model(found.path)) is not None:
-        model, options = base, {"adapter": str(found.path), "dtype": options["dtype"]}
-        adapter, found = found.path, locate_model(model, None, home)
+        adapter, told = found.path, adapter_facts(found.path)
+        pinned = told.revision if told is not None else None
+        model, options = base, {"adapter": str(adapter), "revision": pinned, "dtype": options["dtype"]}
+        found = locate_model(model, pinned, home)
         kind = _kind_with(adapter) or kind_of(found.path, model)
-        told = adapter_facts(adapter)
         prompt = prompt or (told.prompt if told is not None else None)
     else:
         kind = kind_of(found.path, model)

@@ -14,6 +14,7 @@ from typing import Any
 
 from rerank.artifact import MANIFEST, Manifest, open_artifact, read_manifest
 from rerank.errors import ArtifactError
+from rerank.models.hub import is_hub_id
 
 KIND = "adapter"
 VERSION = 1
@@ -46,6 +47,11 @@ class AdapterFacts:
     """After how many optimiser steps the weights were taken."""
     quantised: str | None = None
     """What the base's frozen layers were rounded to while it was trained: `nf4`, `int8`; None: they were not."""
+
+    @property
+    def revision(self) -> str | None:
+        """The commit of the base to ask a hub for; None where its name alone says which model it is."""
+        return self.base_revision if is_hub_id(self.base) else None
 
     def tree(self) -> dict[str, Any]:
         """Plain data for a manifest."""

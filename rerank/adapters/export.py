@@ -82,10 +82,11 @@ def merge_adapter(folder: Path, out: Path, runtime: Runtime, *, base: str | None
     name = base or adapter.base
     if not name:
         raise ModelError(f"adapter {str(folder)!r} does not name its base model; give it (--base)")
-    model_folder = resolve_model(name, None, runtime.home)
+    facts = adapter_facts(folder)
+    revision = facts.revision if facts is not None and base is None else None
+    model_folder = resolve_model(name, revision, runtime.home)
     if not force:
         adapter.check_base(model_folder)
-    facts = adapter_facts(folder)
     rounded = facts.quantised if facts is not None else None
     head = next((shape for key, shape in adapter.replaced.items() if _is_output(key)), None)
     task = "SEQ_CLS" if head is not None else _task(folder)

@@ -117,7 +117,7 @@ def _preview(recipe: Recipe, runtime: Runtime, examples: int) -> str:
     limits = (recipe.max_tokens, getattr(engine, "max_tokens", None), int(tokenizer.model_max_length))
     room = min(limit for limit in limits if limit is not None)
     steps = recipe.n_steps(len(groups))
-    shown = preview(groups, prompt, tokenizer, max_tokens=room, examples=examples)
+    shown = preview(groups, prompt, tokenizer, recipe=recipe, max_tokens=room, examples=examples)
     return f"{shown}\n\n{steps:,} steps of {recipe.optimiser.groups} groups"
 
 

@@ -7,8 +7,7 @@ a reward takes an answer with any problem, or in another form than the prompt as
 from __future__ import annotations
 
 import string
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -32,9 +31,9 @@ def _is_one_object(text: str) -> bool:
     return body.startswith("{") and body.endswith("}") and body.count("{") == body.count("}") == 1
 
 
+_TAGGED: dict[Form, bool] = {"think-answer": True, "answer": False}
+"""The forms that name a document in answer tags, and whether reasoning stands before these."""
 _KEEPS: dict[Form, Callable[[str], bool]] = {
-    "think-answer": lambda text: think_answer(text, fold_case=False) is not None,
-    "answer": lambda text: think_answer(text, fold_case=False, reasoning=False) is not None,
     "reason-answer": lambda text: has_group_form(after_thinking(text)),
     # An empty reason before it: the same test for the answer block alone.
     "answer-only": lambda text: has_group_form("<reason></reason>" + after_thinking(text)),
@@ -142,15 +141,12 @@ def read_reply(prompt: Prompt, text: str, n: int, *, finished: bool = True, begu
     text = begun + text
     labels = prompt.shown_labels(n)
     shown = Shown(n, labels, prompt.values or tuple(map(float, range(len(labels)))))
+    form = form_of(prompt)
+    if form in _TAGGED:
+        # Inference reads a pick in lower case, a reward as it is written (Rank-R1).
+        said = think_answer(text, fold_case=False, reasoning=_TAGGED[form])
+        names = [f"[{label}]" for label in labels]
+        parsed = shown.picked(names.index(said) if said in names else None)
+        return Reply(parsed.answer, said is not None, parsed.problems, finished)
     parsed = PARSERS[prompt.parser].read(text, shown)
-    return Reply(parsed.answer, _KEEPS[form_of(prompt)](text), parsed.problems, finished)
-
-
-def count_verdicts(verdicts: Iterable[Verdict]) -> dict[str, int]:
-    """How often each verdict fell, those that never did among them.
-
-    >>> count_verdicts([Verdict.RIGHT, Verdict.CUT_OFF, Verdict.RIGHT])
-    {'right': 2, 'wrong': 0, 'unparsable': 0, 'cut off': 1}
-    """
-    counts = Counter(verdicts)
-    return {verdict.value: counts[verdict] for verdict in Verdict}
+    return Reply(parsed.answer, _KEEPS[form](text), parsed.problems, finished)

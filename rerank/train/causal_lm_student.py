@@ -232,9 +232,9 @@ class CausalLMStudent(Student):
                     f"groups have up to {len(group.documents)} documents, but the prompt {self.prompt.name!r} shows "
                     f"{most} at most; make smaller groups (sizes)"
                 )
-        asked = [_asked(group, many=self.prompt.shows_many) for group in groups]
+        asked = [group.shown(many=self.prompt.shows_many) for group in groups]
         room = self.max_tokens or self.scorer.limit
-        requests = iter(self.bound.requests([one for some in asked for one in some], room))
+        requests = iter(self.bound.requests([(one.query, one.documents) for some in asked for one in some], room))
         make = self.scorer.continued if self.prompt.verb == "likelihood" else self.scorer.item
         found = []
         for some in asked:
@@ -319,8 +319,8 @@ class CausalLMStudent(Student):
             top: the label that the highest grade stands for; default the highest of the group.
         """
         some = (
-            self._answered(query, documents, target_of(self.prompt, labels, relevant, top))
-            for query, documents, labels in _shown(group, many=self.prompt.shows_many)
+            self._answered(each.query, each.documents, target_of(self.prompt, each.labels, relevant, top))
+            for each in group.shown(many=self.prompt.shows_many)
         )
         return [each for each in some if each is not None]
 
@@ -388,14 +388,3 @@ class _Answer(NamedTuple):
     prefix: int
     continuations: tuple[tuple[int, ...], ...]
     verb: str = "likelihood"
-
-
-def _asked(group: TrainingGroup, *, many: bool) -> list[tuple[str, Sequence[str]]]:
-    return [(query, documents) for query, documents, _ in _shown(group, many=many)]
-
-
-def _shown(group: TrainingGroup, *, many: bool) -> list[tuple[str, Sequence[str], Sequence[float]]]:
-    """What a prompt shows of a group at once: all documents, or each by itself; with their labels."""
-    if many:
-        return [(group.query, group.documents, group.labels)]
-    return [(group.query, (document,), (label,)) for document, label in zip(group.documents, group.labels, strict=True)]

@@ -316,24 +316,20 @@ def _trainer_class() -> Any:
             self._tokens += int(sums[2])
             self._documents += int(sums[3])
             share = 1 / max(sums[1], 1.0)
-            for weight in weights:
-                if weight.grad is not None:
-                    weight.grad.mul_(share)
+            gradients = [weight.grad for weight in weights if weight.grad is not None]
+            for gradient in gradients:
+                gradient.mul_(share)
             mean = torch.tensor(sums[0] * share, device=self.args.device)
             if not torch.isfinite(mean):
                 raise self._not_finite("loss")
+            if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+                raise self._not_finite("gradient")
             told = self._batches
             if processes.size > 1:
                 told = [batch for some in processes.gather(recipe.told(told)) for batch in some]
             self._samples = recipe.samples(told)
             self._figures.append({"loss": float(mean), **recipe.figures(told)})
             return mean
-
-        def _clip_grad_norm(self, model: Any) -> Any:
-            norm = super()._clip_grad_norm(model)
-            if norm is not None and not math.isfinite(float(norm)):
-                raise self._not_finite("gradient")
-            return norm
 
         def _not_finite(self, what: str) -> ModelError:
             kept = checkpoints(self._job.folder)
@@ -367,7 +363,13 @@ def _trainer_class() -> Any:
                 self._save_checkpoint(model, trial)
 
         def train(self, resume_from_checkpoint: str | None = None, **more: Any) -> Any:
-            """As the base does, after the first measurement."""
+            """As the base does, after the first measurement; a run that has stopped early does nothing more."""
+            if resume_from_checkpoint is not None:
+                state = transformers.TrainerState.load_from_json(str(Path(resume_from_checkpoint) / _STATE))
+                if self._is_over(state):
+                    self.state = state
+                    self._load_from_checkpoint(resume_from_checkpoint)
+                    return None
             self._seen = 0
             evaluation = self._job.recipe.evaluation
             if resume_from_checkpoint is None and evaluation is not None and evaluation.at_start:
@@ -408,15 +410,18 @@ def _trainer_class() -> Any:
             metrics = {f"eval_{name}": value}
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-            patience = evaluation.patience if evaluation is not None else None
-            if (
-                patience is not None
-                and evaluation is not None
-                and step - (state.best_global_step or 0) >= patience * evaluation.every
-            ):
-                logger.info("step %d: no better %s for %d measurements; training stops", step, name, patience)
+            if self._is_over(state):
+                logger.info("step %d: no better %s for a while; training stops", step, name)
                 self.control.should_training_stop = True
             return metrics
+
+        def _is_over(self, state: Any) -> bool:
+            """Whether the measure has not risen for so long that training stops."""
+            evaluation = self._job.recipe.evaluation
+            if evaluation is None or evaluation.patience is None:
+                return False
+            steps: int = state.global_step - (state.best_global_step or 0)
+            return steps >= evaluation.patience * evaluation.every
 
         def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
             """Writes a line, and tells trackers."""
@@ -434,17 +439,25 @@ def _trainer_class() -> Any:
             if not self._job.processes.is_first:
                 return
             line = {"step": self.state.global_step, **{k: v for k, v in logs.items() if k != "total_flos"}}
-            with self._job.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            self._append(self._job.log, [json.dumps(line)])
             if self._samples and "loss" in logs:
-                with self._job.completions.open("a", encoding="utf-8") as file:
-                    file.writelines(
-                        json.dumps({"step": self.state.global_step, **sample}, ensure_ascii=False) + "\n"
-                        for sample in self._samples
-                    )
+                told = ({"step": self.state.global_step, **sample} for sample in self._samples)
+                self._append(self._job.completions, [json.dumps(one, ensure_ascii=False) for one in told])
             logger.info("step %d: %s", self.state.global_step, ", ".join(f"{k} {v:.4g}" for k, v in logs.items()))
 
+        def _append(self, log: Path, lines: Sequence[str]) -> None:
+            try:
+                with log.open("a", encoding="utf-8") as file:
+                    file.writelines(f"{line}\n" for line in lines)
+            except OSError as error:
+                raise self._unwritten(f"{log}: cannot be written ({error.strerror})") from error
+
         # -- checkpoints ------------------------------------------------------------
+
+        def _unwritten(self, what: str) -> ArtifactError:
+            kept = checkpoints(self._job.folder)
+            good = f"the last good checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+            return ArtifactError(f"{what}; {good}: make room, and start the same command again to go on from there")
 
         def _save_checkpoint(self, model: Any, trial: Any) -> None:
             self._job.processes.lead(self._write_checkpoint)
@@ -466,13 +479,8 @@ def _trainer_class() -> Any:
                     (draft.path / _WINDOW).write_text(json.dumps(self._window()), encoding="utf-8")
             # Each library has its own error for a disk that is full.
             except (OSError, RuntimeError, _safetensors_error()) as error:
-                kept = checkpoints(job.folder)
-                good = f"the last good one is {kept[-1]}" if kept else "there is none before it"
                 reason = " ".join(str(error).split())[:200]
-                raise ArtifactError(
-                    f"{path}: the checkpoint cannot be written ({reason}); {good}: make room, and start the same "
-                    "command again to go on from there"
-                ) from error
+                raise self._unwritten(f"{path}: the checkpoint cannot be written ({reason})") from error
             best = self.state.best_global_step
             for old in checkpoints(job.folder)[:-1]:
                 if old.name != f"step-{best or 0:07d}":

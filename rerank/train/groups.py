@@ -35,6 +35,16 @@ VERSION = 2
 _TEXTS_AT_ONCE = 4096
 
 
+class Shown(NamedTuple):
+    """What a prompt shows at once."""
+
+    query: str
+    documents: tuple[str, ...]
+    labels: tuple[float, ...]
+    answer: str = ""
+    """What is to be written, where that is learnt."""
+
+
 class TrainingGroup(NamedTuple):
     """A query with documents to tell apart."""
 
@@ -48,6 +58,18 @@ class TrainingGroup(NamedTuple):
     """Grades, 0 where nobody judged, or a teacher's scores; never all equal."""
     related: frozenset[str] = frozenset()
     """Ids of documents that are judged relevant to the query or excluded for it, and not shown."""
+
+    def shown(self, *, many: bool) -> list[Shown]:
+        """What prompts show at once: all documents, or each by itself.
+
+        >>> group = TrainingGroup("q", "stars", ("d1", "d2"), ("dwarfs", "giants"), (1.0, 0.0))
+        >>> [each.labels for each in group.shown(many=True)], [each.labels for each in group.shown(many=False)]
+        ([(1.0, 0.0)], [(1.0,), (0.0,)])
+        """
+        if many:
+            return [Shown(self.query, self.documents, self.labels)]
+        parts = zip(self.documents, self.labels, strict=True)
+        return [Shown(self.query, (document,), (label,)) for document, label in parts]
 
 
 class _Row(NamedTuple):

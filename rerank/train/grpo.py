@@ -172,6 +172,11 @@ class GRPO(Recipe):
             return RANK_R1
         return NDCGReward(10) if prompt.parser == "permutation" else GROUPRANK
 
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an input's room that are kept for what the model writes itself."""
+        return self.max_new_tokens
+
     def student(self, runtime: Runtime, processes: Processes = ALONE) -> Student:
         """The model, loaded and ready to be trained; its weights as they are become the reference."""
         student = super().student(runtime, processes)

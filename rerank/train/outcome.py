@@ -120,7 +120,8 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     if facts["prompt"] is not None:
         yield f"      prompt: {facts['prompt']}"
     if facts["adapter"] is not None:
-        yield f"      engine: {{{facts['engine']}: {{model: {facts['base']}, adapter: path/to/{folder}}}}}"
+        pinned = f", revision: {facts['base_revision']}" if facts["base_source"] == "hub" else ""
+        yield f"      engine: {{{facts['engine']}: {{model: {facts['base']}{pinned}, adapter: path/to/{folder}}}}}"
     else:
         yield f"      engine: {{{facts['engine']}: path/to/{folder}}}"
 

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rerank.prompts.layout import plain_text
-from rerank.train.groups import Groups, TrainingGroup
+from rerank.train.groups import Groups, Shown, TrainingGroup
 
 if TYPE_CHECKING:
+    from rerank.prompts.binding import BoundPrompt
     from rerank.prompts.prompt import Prompt
+    from rerank.train.recipe import Recipe
 
 _COLUMNS = 80
 _MEASURED = 500
@@ -66,7 +68,13 @@ class TokenCounts:
 
 
 def preview(
-    groups: Groups, prompt: Prompt | None = None, tokenizer: Any = None, *, max_tokens: int = 512, examples: int = 2
+    groups: Groups,
+    prompt: Prompt | None = None,
+    tokenizer: Any = None,
+    *,
+    recipe: Recipe | None = None,
+    max_tokens: int = 512,
+    examples: int = 2,
 ) -> str:
     """The text of a dry run, in 80 columns: the card, token counts, and a few groups as a model would be shown them.
 
@@ -74,6 +82,7 @@ def preview(
         groups: what is learned from.
         prompt: how a language model is shown it; None for pairs of query and document, as cross-encoders read them.
         tokenizer: a fast tokenizer of transformers; None shows texts uncut and counts no tokens.
+        recipe: which knows what else takes room and how groups are cut; None for whole groups without answers.
         max_tokens: room for an input, special tokens and labels included.
         examples: how many groups are shown.
 
@@ -82,14 +91,16 @@ def preview(
     """
     lines = [str(groups.card())]
     if tokenizer is not None:
-        counts = count_tokens(groups, prompt, tokenizer, max_tokens)
-        lines += ["", *_counted(counts, prompt, max_tokens)]
+        counts = count_tokens(groups, prompt, tokenizer, max_tokens, recipe)
+        lines += ["", *_counted(counts, _told(prompt, recipe), max_tokens)]
     for group in groups[:examples]:
-        lines += ["", *_example(group, prompt, tokenizer, max_tokens)]
+        lines += ["", *_example(group, prompt, tokenizer, max_tokens, recipe)]
     return "\n".join(lines)
 
 
-def count_tokens(groups: Groups, prompt: Prompt | None, tokenizer: Any, max_tokens: int) -> TokenCounts:
+def count_tokens(
+    groups: Groups, prompt: Prompt | None, tokenizer: Any, max_tokens: int, recipe: Recipe | None = None
+) -> TokenCounts:
     """The tokens of the first 500 groups; arguments as for `preview`.
 
     Raises:
@@ -98,17 +109,24 @@ def count_tokens(groups: Groups, prompt: Prompt | None, tokenizer: Any, max_toke
     some = groups[:_MEASURED]
     documents = sum(len(group.documents) for group in some)
     if prompt is None:
-        return _count_pairs(some, documents, tokenizer, max_tokens)
+        count = _count_texts if _is_apart(recipe) else _count_pairs
+        return count(some, documents, tokenizer, max_tokens)
+    shown = [each for group in some for each in _inputs(group, prompt, recipe)]
+    asked = [(each.query, each.documents) for each in shown]
     bound = prompt.bind(tokenizer)
-    asked = [each for group in some for each in _inputs(group, prompt)]
+    answers = [_answer_size(each, bound, recipe) for each in shown]
     whole = [len(request.tokens) for request in bound.requests(asked, _ALL)]
-    requests = bound.requests(asked, max_tokens)
+    if any(answers):
+        rows = zip(asked, answers, strict=True)
+        requests = [bound.request(query, documents, max_tokens - size) for (query, documents), size in rows]
+    else:
+        requests = bound.requests(asked, max_tokens)
     return TokenCounts(
         len(some),
         len(requests),
         documents,
-        Spread.of(whole),
-        Spread.of([len(request.tokens) for request in requests]),
+        Spread.of([size + answer for size, answer in zip(whole, answers, strict=True)]),
+        Spread.of([len(each.tokens) + answer for each, answer in zip(requests, answers, strict=True)]),
         sum(request.truncated_documents for request in requests),
         sum(request.truncated_query for request in requests),
     )
@@ -136,15 +154,37 @@ def _count_pairs(some: Sequence[TrainingGroup], documents: int, tokenizer: Any, 
     )
 
 
-def _inputs(group: TrainingGroup, prompt: Prompt) -> list[tuple[str, Sequence[str]]]:
+def _count_texts(some: Sequence[TrainingGroup], documents: int, tokenizer: Any, max_tokens: int) -> TokenCounts:
+    """For models that read queries and documents each by itself."""
+    texts = [text for group in some for text in (group.query, *group.documents)]
+    encoded = tokenizer([_SURROGATES.sub("\ufffd", text) for text in texts], verbose=False)["input_ids"]
+    sizes = list(map(len, encoded))
+    is_query = [place == 0 for group in some for place in range(1 + len(group.documents))]
+    cut = [size > max_tokens for size in sizes]
+    return TokenCounts(
+        len(some),
+        len(texts),
+        documents,
+        Spread.of(sizes),
+        Spread.of([min(size, max_tokens) for size in sizes]),
+        sum(one and not query for one, query in zip(cut, is_query, strict=True)),
+        sum(one and query for one, query in zip(cut, is_query, strict=True)),
+    )
+
+
+def _inputs(group: TrainingGroup, prompt: Prompt, recipe: Recipe | None) -> list[Shown]:
     """What a model is shown at once for a group."""
-    if prompt.shows_many:
-        return [(group.query, group.documents)]
-    return [(group.query, (document,)) for document in group.documents]
+    return group.shown(many=prompt.shows_many) if recipe is None else recipe.shown(group, prompt)
 
 
-def _counted(counts: TokenCounts, prompt: Prompt | None, max_tokens: int) -> list[str]:
-    what = "pairs of query and document" if prompt is None else f"prompt {prompt.name!r}"
+def _answer_size(shown: Shown, bound: BoundPrompt, recipe: Recipe | None) -> int:
+    """How many tokens of the room are kept for an answer, and for the token that ends it."""
+    if shown.answer:
+        return len(bound.answer_tokens(shown.answer, len(shown.documents))) + 1
+    return recipe.answer_tokens if recipe is not None else 0
+
+
+def _counted(counts: TokenCounts, what: str, max_tokens: int) -> list[str]:
     facts = [
         ("tokens", f"{what}: {counts.inputs:,} inputs of the first {counts.groups:,} groups"),
         ("whole", str(counts.whole)),
@@ -158,20 +198,38 @@ def _counted(counts: TokenCounts, prompt: Prompt | None, max_tokens: int) -> lis
     return lines
 
 
+def _told(prompt: Prompt | None, recipe: Recipe | None) -> str:
+    """What is counted."""
+    if prompt is None:
+        return "queries and documents by themselves" if _is_apart(recipe) else "pairs of query and document"
+    writes = recipe is not None and recipe.trains_text
+    return f"prompt {prompt.name!r}{' with room for the answer' if writes else ''}"
+
+
+def _is_apart(recipe: Recipe | None) -> bool:
+    """Whether the model reads queries and documents each by itself."""
+    return recipe is not None and recipe.engine.label == "bi_encoder"
+
+
 def _share(part: int, of: int) -> str:
     return f"{part:,} of {of:,} ({part / of:.1%})"
 
 
-def _example(group: TrainingGroup, prompt: Prompt | None, tokenizer: Any, max_tokens: int) -> list[str]:
+def _example(
+    group: TrainingGroup, prompt: Prompt | None, tokenizer: Any, max_tokens: int, recipe: Recipe | None
+) -> list[str]:
     """One group: what is shown, and the documents behind it with their labels."""
     lines = _wrapped(_printable(f"{group.qid}: {group.query}"), "query ")
-    if prompt is not None:
-        shown = _printable(_rendered(group, prompt, tokenizer, max_tokens)).split("\n")
+    first = next(iter(_inputs(group, prompt, recipe)), None) if prompt is not None else None
+    if prompt is not None and first is not None:
+        shown = _printable(_rendered(first, prompt, tokenizer, max_tokens, recipe)).split("\n")
         body = [each for line in shown for each in _wrapped(line, "  | ", "  | ")]
         if len(body) > _HEAD + _TAIL:
             left_out = f"  | ... {len(body) - _HEAD - _TAIL:,} more lines ..."
             body = [*body[:_HEAD], left_out, *body[-_TAIL:]]
         lines += body
+        if first.answer:
+            lines += [each for line in first.answer.split("\n") for each in _wrapped(_printable(line), "  > ", "  > ")]
     width = max(map(len, group.docnos))
     lines.append(f"  {'label':>8}  documents, in the order shown")
     for docno, text, label in zip(group.docnos, group.documents, group.labels, strict=True):
@@ -180,12 +238,11 @@ def _example(group: TrainingGroup, prompt: Prompt | None, tokenizer: Any, max_to
     return lines
 
 
-def _rendered(group: TrainingGroup, prompt: Prompt, tokenizer: Any, max_tokens: int) -> str:
-    """What a model is shown first for a group: all documents, or the first one."""
-    query, documents = _inputs(group, prompt)[0]
+def _rendered(shown: Shown, prompt: Prompt, tokenizer: Any, max_tokens: int, recipe: Recipe | None) -> str:
     if tokenizer is None:
-        return plain_text(prompt, query, documents)
-    tokens = prompt.bind(tokenizer).request(query, documents, max_tokens).tokens
+        return plain_text(prompt, shown.query, shown.documents)
+    bound = prompt.bind(tokenizer)
+    tokens = bound.request(shown.query, shown.documents, max_tokens - _answer_size(shown, bound, recipe)).tokens
     text: str = tokenizer.decode(list(tokens), clean_up_tokenization_spaces=False)
     return text
 

@@ -41,8 +41,9 @@ from rerank.yamlfile import Key, Tree, dump_yaml, read_yaml
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rerank.prompts.prompt import Prompt
     from rerank.runtime import Runtime
-    from rerank.train.groups import TrainingGroup
+    from rerank.train.groups import Shown, TrainingGroup
     from rerank.train.student import Batch, Student
 
 
@@ -297,6 +298,15 @@ class Recipe(Part, ABC):
 
         if isinstance(student, CausalLMStudent) and not self.trains_text:
             student.check_scores()
+
+    @property
+    def answer_tokens(self) -> int:
+        """Tokens of an input's room that are kept for what the model writes itself."""
+        return 0
+
+    def shown(self, group: TrainingGroup, prompt: Prompt) -> list[Shown]:
+        """What a language model is shown of a group at once, and is to write."""
+        return group.shown(many=prompt.shows_many)
 
     def batches(self, student: Student, step: Step) -> list[Batch]:
         """The groups of a step in batches, as far as this process computes them."""

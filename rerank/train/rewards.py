@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -517,13 +517,3 @@ def all_equal(rewards: Sequence[float]) -> bool:
     (True, False)
     """
     return max(rewards, default=0.0) - min(rewards, default=0.0) < 1e-8
-
-
-def share_all_equal(groups: Iterable[Sequence[float]]) -> float:
-    """The share of prompts whose completions all have the same reward; 0 for no prompts.
-
-    >>> share_all_equal([(0.0, 0.0), (0.0, 1.0), (1.0, 1.0), (0.5, 0.0)])
-    0.5
-    """
-    equal = [all_equal(rewards) for rewards in groups]
-    return sum(equal) / len(equal) if equal else 0.0

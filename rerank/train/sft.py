@@ -17,7 +17,8 @@ from rerank.train.recipe import Recipe, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rerank.train.groups import TrainingGroup
+    from rerank.prompts.prompt import Prompt
+    from rerank.train.groups import Shown, TrainingGroup
     from rerank.train.student import Batch, Student
 
 
@@ -33,7 +34,8 @@ class SFT(Recipe):
     relevant: float = 1.0
     """The label from which on a document is relevant, for prompts that ask yes or no."""
     top: float | None = None
-    """The label that the highest grade stands for; default the highest of each group."""
+    """The label that the highest grade stands for; default the highest of each group, and where a prompt shows one
+    document, as many as it has grades."""
     cut_to: tuple[int, ...] = ()
     """Groups are cut into prompts of so many documents, one of these sizes drawn for each group and step; default
     whole.  Small models learn to weigh one document before they learn to compare several, and a prompt that may hold
@@ -80,10 +82,8 @@ class SFT(Recipe):
             raise ConfigError("sft: trains language models only")
         made: list[Batch] = []
         for group in step.own_groups():
-            top = max(group.labels) if self.cut_to and self.top is None else self.top
-            answered = [
-                each for part in self._parts(group, step.number) for each in student.answers(part, self.relevant, top)
-            ]
+            parts, top = self._parts(group, step.number), self._top(group)
+            answered = [each for part in parts for each in student.answers(part, self.relevant, top)]
             cost = student.cost([each.item for each in answered])
             if made and made[-1].tokens + cost <= student.scorer.batch_tokens:
                 last = made[-1]
@@ -91,6 +91,20 @@ class SFT(Recipe):
             elif answered:
                 made.append(Batch((group,), list(answered), cost))
         return made
+
+    def shown(self, group: TrainingGroup, prompt: Prompt) -> list[Shown]:
+        """What the first step shows of a group at once, with what is to be written; without what teaches nothing."""
+        from rerank.train.targets import target_of
+
+        found = []
+        for each in (each for part in self._parts(group, 0) for each in part.shown(many=prompt.shows_many)):
+            target = target_of(prompt, each.labels, self.relevant, self._top(group))
+            if target is not None:
+                found.append(each._replace(answer=target if isinstance(target, str) else ""))
+        return found
+
+    def _top(self, group: TrainingGroup) -> float | None:
+        return max(group.labels) if self.cut_to and self.top is None else self.top
 
     def _parts(self, group: TrainingGroup, step: int) -> list[TrainingGroup]:
         """What prompts show of a group: all of it, or parts of one size, the last of them smaller."""

@@ -85,6 +85,11 @@ def _grade(prompt: Prompt, shown: Sequence[str], label: float, relevant: float, 
         return 0 if label >= relevant else 1
     values = prompt.values or tuple(map(float, range(len(shown))))
     scaled = label if top is None else label / top * max(values)
+    if top is None and label > max(values):
+        raise ConfigError(
+            f"sft: a label is {label:g}, but the prompt {prompt.name!r} has grades up to {max(values):g}; give top, "
+            "the label that its highest grade stands for"
+        )
     return min(range(len(values)), key=lambda i: abs(values[i] - scaled))
 
 

@@ -262,6 +262,33 @@ def test_a_name_of_an_adapter_is_enough_to_rerank(runtime: Runtime, collection: 
     assert stage_for(str(labels)) == Rerank(CausalLMEngine(str(chat), adapter=str(labels)), prompt="yes-no", k=None)
 
 
+def test_an_adapter_is_used_and_merged_on_the_commit_that_it_was_trained_on(
+    runtime: Runtime, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.engines.pairs import BiEncoderEngine
+    from rerank.models import resolve
+    from rerank.reranking import Rerank
+    from rerank.stage_for import stage_for
+
+    base, asked = write_model(tmp_path / "base"), []
+
+    def download(name: str, revision: str | None, **_: bool) -> tuple[Path, str]:
+        asked.append(revision)
+        return base, "c0ffee"
+
+    monkeypatch.setattr(resolve, "download", download)
+    softmax = "  loss: {softmax: {temperature: 0.05}}"
+    adapter = trained("org/base", collection, tmp_path / "out", runtime, engine="bi_encoder", more=softmax)
+    assert set(asked) == {None}
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "bi_encoder: {model: org/base, revision: c0ffee, adapter: path/to/adapter}" in card
+    asked.clear()
+    engine = BiEncoderEngine("org/base", revision="c0ffee", adapter=str(adapter))
+    assert stage_for(str(adapter)) == Rerank(engine, k=None)
+    merge_adapter(adapter, tmp_path / "merged", runtime)
+    assert asked and set(asked) == {"c0ffee"}
+
+
 def test_an_adapter_reads_as_many_tokens_as_it_was_trained_with(
     runtime: Runtime, collection: Path, tmp_path: Path
 ) -> None:

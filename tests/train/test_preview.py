@@ -9,16 +9,23 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_scorers import write_classifier
 from tiny_tokenizers import byte_pairs
 
 from rerank.data.corpus import MemoryCorpus
 from rerank.data.dataset import Dataset
+from rerank.engines.pairs import BiEncoderEngine
+from rerank.engines.prompted import CausalLMEngine
 from rerank.errors import ConfigError
 from rerank.prompts import load_prompt
 from rerank.runtime import Runtime
+from rerank.train.contrastive import Contrastive
 from rerank.train.groups import Groups, build_groups
+from rerank.train.grpo import GRPO
 from rerank.train.preview import Spread, count_tokens, preview
+from rerank.train.sft import SFT
 from rerank.train.sources import GroupSource, Positives
+from rerank.train.targets import target_of
 
 pytestmark = pytest.mark.needs("torch", "transformers")
 
@@ -49,8 +56,6 @@ def fits(text: str) -> bool:
 
 
 def test_without_a_prompt_pairs_are_counted_as_cross_encoders_cut_them(groups: Groups, tmp_path: Path) -> None:
-    from tiny_scorers import write_classifier
-
     from rerank.engines.cross_encoder import load_cross_encoder
 
     folder = write_classifier(tmp_path / "tiny", "bert")
@@ -125,3 +130,46 @@ def test_a_spread_covers_95_of_100(sizes: list[int]) -> None:
     assert sum(size <= spread.p95 for size in sizes) >= 0.95 * len(sizes)
     assert sum(size < spread.p95 for size in sizes) < 0.95 * len(sizes)
     assert spread.longest == max(sizes)
+
+
+# -- recipes ------------------------------------------------------------
+
+
+def test_what_is_to_be_written_is_shown_and_takes_room(groups: Groups, chat: Any) -> None:
+    prompt = load_prompt("short-grades")
+    recipe = SFT(engine=CausalLMEngine("any"), prompt="short-grades")
+    room = 900
+    shown = preview(groups, prompt, chat, recipe=recipe, max_tokens=room, examples=1)
+    target = target_of(prompt, groups[0].labels)
+    assert f"  > {target}\n" in shown and "with room for the answer" in shown and fits(shown)
+    counts, plain = (count_tokens(groups, prompt, chat, room, each) for each in (recipe, None))
+    size = len(prompt.bind(chat).answer_tokens(str(target), 5)) + 1
+    assert counts.whole.longest == plain.whole.longest + size
+    assert counts.cut.longest <= room and counts.cut_documents >= plain.cut_documents > 0
+
+
+def test_groups_are_cut_as_the_recipe_cuts_them(groups: Groups, chat: Any) -> None:
+    recipe = SFT(engine=CausalLMEngine("any"), prompt="short-grades", cut_to=(2,))
+    counts = count_tokens(groups, load_prompt("short-grades"), chat, 900, recipe)
+    assert counts.inputs == 3 * len(groups)  # 2, 2 and 1 of 5
+
+
+def test_what_the_model_writes_itself_takes_room(groups: Groups, chat: Any) -> None:
+    prompt = load_prompt("short-grades")
+    recipe = GRPO(engine=CausalLMEngine("any"), prompt="short-grades", max_new_tokens=100)
+    counts, less = count_tokens(groups, prompt, chat, 900, recipe), count_tokens(groups, prompt, chat, 800)
+    assert counts.cut.longest == less.cut.longest + 100 <= 900
+    assert counts.cut_documents == less.cut_documents
+
+
+def test_a_bi_encoder_reads_texts_by_themselves(groups: Groups, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = write_classifier(tmp_path / "tiny", "bert")
+    tokenizer = AutoTokenizer.from_pretrained(str(folder))
+    recipe = Contrastive(engine=BiEncoderEngine("any"))
+    counts = count_tokens(groups, None, tokenizer, 12, recipe)
+    assert counts.inputs == sum(1 + len(group.documents) for group in groups)
+    assert counts.cut.longest == 12 < counts.whole.longest
+    assert (counts.cut_documents, counts.cut_queries) == (4, 1)
+    assert "queries and documents by themselves" in preview(groups, None, tokenizer, recipe=recipe, max_tokens=12)

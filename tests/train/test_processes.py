@@ -166,7 +166,7 @@ def test_one_process_goes_on_from_what_two_began(tiny: Tiny) -> None:
 def test_an_error_of_the_first_process_is_told_by_all(tiny: Tiny) -> None:
     first, second = (said for _, said in tiny.ended[0])
     assert "process 0, full: " in first and "step-0000004: the checkpoint cannot be written" in first
-    assert "process 1, full: the first process: " in second and "last good one is" in second
+    assert "process 1, full: the first process: " in second and "last good checkpoint is" in second
 
 
 @needs_training

@@ -43,7 +43,6 @@ from rerank.train.rewards import (
     recall,
     reciprocal_rank,
     relevant,
-    share_all_equal,
 )
 from rerank.yamlfile import dump_yaml, parse_yaml
 
@@ -487,8 +486,3 @@ def test_advantages_cancel_out_and_keep_the_order_of_rewards(rewards: list[float
 def test_completions_with_equal_rewards_teach_nothing(rewards: tuple[float, ...]) -> None:
     assert group_advantages(rewards) == pytest.approx([0.0] * len(rewards), abs=1e-9)
     assert all_equal(rewards)
-
-
-def test_the_share_of_prompts_that_teach_nothing() -> None:
-    assert share_all_equal([]) == 0.0
-    assert share_all_equal([(0.1 + 0.2, 0.3), (0.0, 1e-6), (1.0, 1.0, 0.0)]) == pytest.approx(1 / 3)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerank.errors import ConfigError
 from rerank.prompts import list_prompts, load_prompt
 from rerank.train.answers import Verdict, read_reply
 from rerank.train.targets import target_of
@@ -31,6 +32,13 @@ def test_targets_are_those_worked_out(name: str, labels: tuple[float, ...], targ
 
 def test_the_highest_grade_stands_for_the_label_that_is_given() -> None:
     assert target_of(load_prompt("short-grades"), (0.0, 1.0, 2.0, 3.0, 4.0), top=3.0) == "A0 B3 C6 D9 E9"
+
+
+def test_labels_beyond_the_grades_of_one_document_want_a_top() -> None:
+    graded = load_prompt("graded")
+    assert target_of(graded, (2.0,)) == target_of(graded, (7.0,), top=14.0)
+    with pytest.raises(ConfigError, match="a label is 7, but the prompt 'graded' has grades up to 4; give top"):
+        target_of(graded, (7.0,))
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_scorers import write_classifier
 from tiny_training import PAIRS, recipe_text, train_apart
 
@@ -23,7 +24,7 @@ from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
 from rerank.runtime import Runtime
 from rerank.train.contrastive import Contrastive
-from rerank.train.fitting import checkpoints, order_of_groups, read_log
+from rerank.train.fitting import Job, checkpoints, order_of_groups, read_log
 from rerank.train.groups import TrainingGroup
 from rerank.train.processes import Processes
 from rerank.train.recipe import Recipe, Step, load_recipe, recipe_from
@@ -50,8 +51,6 @@ def losses(out: Path) -> list[float]:
 
 
 def weights(out: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
     return load_file(next(out.glob("*/*.safetensors")))
 
 
@@ -263,8 +262,6 @@ def test_classifiers_of_every_family_are_trained_and_load_again(
 
 
 def checkpoint_names(out: Path) -> set[str]:
-    from safetensors.torch import load_file
-
     names = load_file(checkpoints(out)[-1] / "weights.safetensors")
     return {part for name in names for part in ("lora", "modules_to_save") if part in name}
 
@@ -499,6 +496,29 @@ def test_the_best_weights_are_kept_and_training_stops_when_they_get_no_better(
     assert json.loads((trained.model / "manifest.json").read_text())["config"]["step"] == 1
 
 
+def test_what_has_stopped_early_stays_stopped(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rerank.train import training
+    from rerank.train.validation import Validator
+
+    def killed(*given: Any) -> Path:
+        raise KeyboardInterrupt
+
+    values = iter([0.1, 0.3, 0.2, 0.3])
+    monkeypatch.setattr(Validator, "__call__", lambda self: next(values))
+    text = recipe_text(encoder, collection, every=1, optimiser="groups: 4, steps: 9")
+    text = text.replace("\n    every: 1", "\n    every: 1\n    patience: 2")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(text, tmp_path / "out", runtime)
+    assert run(text, tmp_path / "out", runtime).fitted == (3, 1, 0.3, True)
+    best = load_file(tmp_path / "out" / "checkpoints" / "step-0000001" / "weights.safetensors")
+    saved = list(weights(tmp_path / "out").values())
+    assert all(any(one.shape == other.shape and torch.equal(one, other) for other in saved) for one in best.values())
+
+
 def test_where_training_helps_nothing_the_card_says_so_and_tells_the_measure_of_what_is_kept(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -575,6 +595,33 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_checkpoint(
     assert [path.name for path in checkpoints(tmp_path / "out")] == ["step-0000002"]
 
 
+@pytest.mark.parametrize("clip", [1.0, 0.0])
+def test_a_gradient_that_is_no_number_stops(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clip: float
+) -> None:
+    whole = Contrastive.total
+
+    def breaks(self: Any, student: Any, batch: Any) -> Any:
+        total, count = whole(self, student, batch)
+        return total + (total * 0).sqrt(), count
+
+    monkeypatch.setattr(Contrastive, "total", breaks)
+    text = recipe_text(encoder, collection, evaluation=False, optimiser=f"groups: 4, steps: 3, clip: {clip}")
+    with pytest.raises(ModelError, match="step 1: the gradient is not a finite number; there is no checkpoint yet"):
+        run(text, tmp_path / "out", runtime)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+def test_a_log_that_cannot_be_written_is_told(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Job, "log", Path("/dev/full"))
+    with pytest.raises(
+        ArtifactError, match=r"/dev/full: cannot be written \(No space left.*there is no checkpoint yet"
+    ):
+        run(recipe_text(encoder, collection, evaluation=False), tmp_path / "out", runtime)
+
+
 def test_a_full_disk_is_told_and_the_last_checkpoint_kept(
     runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -590,7 +637,8 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(
     text = recipe_text(encoder, collection, evaluation=False)
     with monkeypatch.context() as patch:
         patch.setattr(Student, "save_weights", full)
-        with pytest.raises(ArtifactError, match=r"cannot be written .*No space left.*last good one is .*step-0000002"):
+        said = r"cannot be written .*No space left.*last good checkpoint is .*step-0000002"
+        with pytest.raises(ArtifactError, match=said):
             run(text, tmp_path / "out", runtime)
     assert not list((tmp_path / "out" / "checkpoints").glob(".*"))
     assert run(text, tmp_path / "out", runtime).fitted.steps == 6
