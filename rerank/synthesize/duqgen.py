@@ -111,6 +111,8 @@ class Drop(NamedTuple):
     text: str
     """What was left of it."""
     reason: str
+    repeats: tuple[str, float] | None = None
+    """The id of the query that says nearly the same, and the share of words that both have."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -492,10 +494,14 @@ class DUQGen(Part):
             return list(pairs)
         order = sorted(pairs, key=lambda pair: (pair.rank or 0, share(self.seed, "distinct", pair.qid)))
         found = near_duplicates([pair.query for pair in order], self.near_duplicates)
-        repeated = [other is not None for other in found]
-        reason = "nearly the same as another query"
-        drops += [_drop(pair, reason) for pair, is_one in zip(order, repeated, strict=True) if is_one]
-        return [pair for pair, is_one in zip(order, repeated, strict=True) if not is_one]
+        kept = []
+        for pair, other in zip(order, found, strict=True):
+            if other is None:
+                kept.append(pair)
+            else:
+                repeats = (order[other[0]].qid, round(other[1], 4))
+                drops.append(_drop(pair, "nearly the same as another query")._replace(repeats=repeats))
+        return kept
 
     def _with_negatives(
         self, pairs: Sequence[Pair], corpus: TextSource, counts: Counter[str], runtime: Runtime

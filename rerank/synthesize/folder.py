@@ -179,6 +179,7 @@ def _drops(made: Synthesis) -> Iterator[dict[str, Any]]:
             "written": drop.draft.text,
             "query": drop.text,
             "reason": drop.reason,
+            "repeats": drop.repeats,
         }
 
 

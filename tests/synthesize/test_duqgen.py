@@ -15,6 +15,7 @@ from tiny_synthesis import ScriptedEngine, corpus_of, some_documents
 from rerank.artifact import verify_artifact
 from rerank.data.corpus import MemoryCorpus
 from rerank.data.load import load
+from rerank.engines.encoder import Encoder
 from rerank.engines.fake import FakeEngine
 from rerank.errors import ArtifactError, ConfigError, DataError
 from rerank.prompts import load_prompt
@@ -215,6 +216,21 @@ def test_clusters_and_documents_are_the_same_whatever_the_order_of_the_file(tiny
 
 @pytest.mark.needs("sentence_transformers", "faiss")
 @pytest.mark.filterwarnings("ignore")
+def test_documents_are_the_same_whatever_the_batches_of_the_encoder(
+    tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synthesis = plain(vectors=Vectors(str(tiny_encoder), dtype="float32"), clusters=Clustering(k=6))
+    some = []
+    for number, batch_tokens in enumerate((40, 4096)):
+        monkeypatch.setattr(Encoder, "batch_tokens", batch_tokens)
+        with Runtime(tmp_path / str(number), progress=False, threads=1, device="cpu") as runtime:
+            some.append(synthesis.made(corpus_of(TEXTS), runtime))
+    chosen = [{pair.docno for pair in each.pairs} for each in some]
+    assert len(chosen[0] & chosen[1]) >= 0.95 * len(chosen[0] | chosen[1])
+
+
+@pytest.mark.needs("sentence_transformers", "faiss")
+@pytest.mark.filterwarnings("ignore")
 def test_every_cluster_is_covered_and_the_map_shows_them(tmp_path: Path, tiny_encoder: Path) -> None:
     synthesis = plain(
         vectors=Vectors(str(tiny_encoder)), clusters=Clustering(k=8), documents=8, round_trip=None, near_duplicates=None
@@ -307,6 +323,15 @@ def test_a_generator_that_writes_nothing() -> None:
 def test_documents_without_text() -> None:
     with pytest.raises(DataError, match=r"no document is left of 2 \(1 empty, 1 fewer than 5 words\)"):
         made(plain(cleaning=Cleaning(min_characters=1)), MemoryCorpus({"a": "", "b": "word"}))
+
+
+def test_a_query_that_repeats_another_is_dropped_and_says_which() -> None:
+    engine = ScriptedEngine(lambda text, i: " ".join(text.split()[:1] * 3 + ["of", "the", "wing", "and", "sun"]))
+    wanted = plain(generator=LLMGenerator(engine), round_trip=None, postprocessing=PostProcessing(max_repeated=1.0))
+    found = made(wanted)
+    kept = {pair.qid for pair in found.pairs}
+    repeats = [drop.repeats for drop in found.drops if drop.reason == "nearly the same as another query"]
+    assert repeats and all(each is not None and each[0] in kept and 0.8 <= each[1] <= 1 for each in repeats)
 
 
 def test_fewer_documents_than_wanted(caplog: pytest.LogCaptureFixture) -> None:

@@ -18,6 +18,7 @@ from tiny_synthesis import corpus_of, some_documents
 from rerank.engines.language_model import Sampling
 from rerank.engines.prompted import CausalLMEngine
 from rerank.retrieve.bm25 import BM25
+from rerank.retrieve.dense import Dense
 from rerank.runtime import Runtime
 from rerank.synthesize.cleaning import Cleaning
 from rerank.synthesize.clusters import Clustering
@@ -26,6 +27,7 @@ from rerank.synthesize.examples import Examples
 from rerank.synthesize.generators import LLMGenerator
 from rerank.synthesize.negatives import HardNegatives
 from rerank.synthesize.postprocess import PostProcessing
+from rerank.synthesize.roundtrip import RoundTrip
 
 pytestmark = [pytest.mark.needs("torch", "transformers", "faiss"), pytest.mark.filterwarnings("ignore")]
 
@@ -46,7 +48,9 @@ def synthesis(encoder: str, model: str) -> DUQGen:
             examples=Examples(bootstrap=True, k=1, candidates=4, characters=60),
         ),
         postprocessing=PostProcessing(min_words=1, max_words=1000, max_repeated=1.0),
-        round_trip=None,  # random letters find nothing
+        round_trip=RoundTrip(
+            stages=(Dense(encoder, dtype="float32", k=60),), k=60
+        ),  # vectors of random letters find all
         negatives=HardNegatives(stages=(BM25(k=60),), k=2, from_rank=1, to_rank=20),
     )
 
@@ -67,7 +71,7 @@ def events(reach: Callable[[], None]) -> None:
     from rerank.engines.language_model import LanguageModel
     from rerank.engines.text_model import TextModel
     from rerank.retrieve import shards
-    from rerank.synthesize import clusters, duqgen, folder
+    from rerank.synthesize import clusters, duqgen, folder, roundtrip
 
     def before(place: Any, name: str) -> None:
         real = getattr(place, name)
@@ -85,6 +89,7 @@ def events(reach: Callable[[], None]) -> None:
     before(clusters, "knee")
     before(duqgen, "clustered")
     before(duqgen, "near_duplicates")
+    before(roundtrip.RoundTrip, "ranks")
     before(folder, "write_lines")
     before(folder, "write_text")
     before(folder, "write_json")

@@ -19,6 +19,7 @@ from rerank.engines.bi_encoder import load_bi_encoder
 from rerank.engines.causal_lm import load_causal_lm
 from rerank.engines.cross_encoder import load_cross_encoder
 from rerank.engines.engine import Asked
+from rerank.engines.language_model import Sampling
 from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import ArtifactError, ConfigError, DataError, ModelError
 from rerank.prompts.prompt import load_prompt
@@ -246,6 +247,42 @@ def test_losses_fall(
     run(text, tmp_path / "out", runtime)
     found = losses(tmp_path / "out")
     assert min(found[-2:]) < found[0]
+
+
+def test_what_a_teacher_taught_loads_with_the_same_scores(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    text = recipe_text(
+        encoder, collection, kind="distill", more="  loss: margin_mse", groups=", teacher: {pipeline: bm25}",
+        evaluation=False, optimiser="learning_rate: 1.0e-2, groups: 4, steps: 2",
+    )  # fmt: skip
+    trained = run(text, tmp_path / "out", runtime)
+    student = recipe(text).student(runtime)
+    student.load_weights(checkpoints(tmp_path / "out")[-1] / "weights.safetensors")
+    with student.resting():
+        expected = student.scorer.pairs(PAIRS)
+    loaded = load_cross_encoder(runtime, str(encoder), dtype="float32", adapter=str(trained.model))
+    assert loaded.pairs(PAIRS) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["sft", "grpo"])
+def test_a_model_that_learnt_to_write_loads_and_writes_the_same(
+    runtime: Runtime, collection: Path, chat: Path, tmp_path: Path, kind: str
+) -> None:
+    more = "  prompt: short-grades\n  max_tokens: 1024" + ("\n  max_new_tokens: 8" if kind == "grpo" else "")
+    text = recipe_text(
+        chat, collection, kind=kind, engine="causal_lm", evaluation=False, more=more,
+        optimiser="learning_rate: 1.0e-2, groups: 2, steps: 2, warmup: 0.0",
+    )  # fmt: skip
+    trained = run(text, tmp_path / "out", runtime)
+    student = recipe(text).student(runtime)
+    student.load_weights(checkpoints(tmp_path / "out")[-1] / "weights.safetensors")
+    bound = load_prompt("short-grades").bind(student.scorer.tokenizer)
+    asked = [bound.request("lift", ("a wing", "the moon"), 1000)]
+    loaded = load_causal_lm(runtime, str(chat), dtype="float32", adapter=str(trained.model))
+    with student.resting():
+        expected = student.scorer.generate(asked, Sampling(max_tokens=8))
+    assert loaded.generate(asked, Sampling(max_tokens=8)) == expected
 
 
 @pytest.mark.parametrize("model_kind", ["xlm-roberta", "modernbert", "deberta", "qwen3"])
