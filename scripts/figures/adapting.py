@@ -1,8 +1,8 @@
 """Adapted rerankers compared on judgments that they have not seen, with intervals and p-values.
 
     python scripts/figures/adapting.py --task TASK --out FOLDER [--folder ../shared/data] [--seeds 0 1 2]
-        [--documents N ...] [--epochs N | --steps N] [--first-stage hybrid] [--weight 0.5] [--unadapted 0.4]
-        [--threads N]
+        [--documents N ...] [--epochs N | --steps N] [--learning-rate R] [--first-stage hybrid] [--weight 0.5]
+        [--unadapted 0.4] [--threads N]
 
   unlabelled   documents drawn from clusters against as many drawn from all alike: beir-nfcorpus and cranfield, as if
                nobody had judged them
@@ -147,6 +147,7 @@ class Workshop:
             engine=given.engine,
             epochs=given.epochs,
             steps=given.steps,
+            learning_rate=given.learning_rate,
             split="dev" if arm.collection == "stdlib" else "test",
             seed=seed,
         )
@@ -261,6 +262,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, nargs="+", help="how many get queries; default 1000, of curve several")
     parser.add_argument("--epochs", type=float, default=1.0)
     parser.add_argument("--steps", type=int, help="in place of epochs: as many whatever the queries")
+    parser.add_argument("--learning-rate", type=float, help="default: that of rerank adapt")
     parser.add_argument("--first-stage", default="hybrid")
     parser.add_argument("--engine", choices=("bi_encoder", "cross_encoder"), default="bi_encoder")
     parser.add_argument("--k", type=int, default=50, help="how many of a list are reranked, and left")

@@ -48,9 +48,8 @@ def synthesis(encoder: str, model: str) -> DUQGen:
             examples=Examples(bootstrap=True, k=1, candidates=4, characters=60),
         ),
         postprocessing=PostProcessing(min_words=1, max_words=1000, max_repeated=1.0),
-        round_trip=RoundTrip(
-            stages=(Dense(encoder, dtype="float32", k=60),), k=60
-        ),  # vectors of random letters find all
+        # By vectors, for random letters are in no document.
+        round_trip=RoundTrip(stages=(Dense(encoder, dtype="float32", k=60),), k=60),
         negatives=HardNegatives(stages=(BM25(k=60),), k=2, from_rank=1, to_rank=20),
     )
 
