@@ -249,6 +249,15 @@ def _trainer_class() -> Any:
             super().__init__()
             self.model = model
 
+    class Starting(transformers.TrainerCallback):  # type: ignore[misc]
+        """The last to hear that training begins."""
+
+        def __init__(self, trainer: Fitting) -> None:
+            self._trainer = trainer
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self._trainer.note_start()
+
     class Fitting(transformers.Trainer):  # type: ignore[misc]  # transformers comes without types here
         """Trainer for a student and a recipe.
 
@@ -262,6 +271,7 @@ def _trainer_class() -> Any:
                 model=job.student.trained, args=arguments, train_dataset=_Places(places), data_collator=_collate
             )
             self.remove_callback(transformers.PrinterCallback)
+            self.add_callback(Starting(self))
             self.control: Any
             self._job, self._every = job, every
             self._start: float | None = None
@@ -382,9 +392,12 @@ def _trainer_class() -> Any:
         def _init_training_state(self, *given: Any, **more: Any) -> Any:
             found = super()._init_training_state(*given, **more)
             self._seen = self.state.global_step
+            return found
+
+        def note_start(self) -> None:
+            """Tells the first measurement, once trackers know what they track."""
             if self._start is not None:
                 self._note(self._start)
-            return found
 
         def _measured(self) -> float:
             measure = self._job.measure

@@ -402,15 +402,23 @@ def test_what_shows_one_document_cannot_be_cut(runtime: Runtime, collection: Pat
 # -- steps ------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("kind", "more"),
+    [
+        # A loss that only differences of scores matter to leaves a head's bias to rounding.
+        ("contrastive", "loss: {bce: {threshold: 1}}"),
+        ("sft", "prompt: group-scores\n  max_tokens: 1024"),
+    ],
+)
 def test_a_step_is_the_same_however_it_is_cut(
-    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+    runtime: Runtime, collection: Path, encoder: Path, chat: Path, tmp_path: Path, kind: str, more: str
 ) -> None:
     found = []
+    writes = kind == "sft"
     for i, tokens in enumerate((1, 64, 100_000)):
-        # A loss that only differences of scores matter to leaves a head's bias to rounding.
         text = recipe_text(
-            encoder, collection, evaluation=False, adapter="{lora: {rank: 4, dropout: 0.0}}",
-            more="  dropout: 0.0\n  loss: {bce: {threshold: 1}}",
+            chat if writes else encoder, collection, kind=kind, engine="causal_lm" if writes else "cross_encoder",
+            evaluation=False, adapter="{lora: {rank: 4, dropout: 0.0}}", more=f"  dropout: 0.0\n  {more}",
             optimiser=f"learning_rate: 1.0e-3, groups: 8, steps: 3, batch_tokens: {tokens}",
         )  # fmt: skip
         run(text, tmp_path / str(i), runtime)
@@ -594,6 +602,24 @@ def test_the_first_stage_is_run_once(
     monkeypatch.setattr(BM25, "transform", lambda self, *given: calls.append(1) or whole(self, *given))
     run(recipe_text(encoder, collection), tmp_path / "out", runtime)
     assert len(calls) == 2  # for negatives, and for what is measured
+
+
+@pytest.mark.needs("tensorboard")
+def test_a_tracker_is_told_what_the_log_tells(
+    runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(recipe_text(encoder, collection, more="  report_to: [tensorboard]"), tmp_path / "out", runtime)
+    (events,) = (tmp_path / "out").rglob("events.out.tfevents.*")
+    told = EventAccumulator(str(events))
+    told.Reload()
+    log = read_log(tmp_path / "out" / "metrics.jsonl")
+    for name, field in (("train/loss", "loss"), ("eval/nDCG@10", "eval_nDCG@10")):
+        expected = [(line["step"], line[field]) for line in log if field in line]
+        found = [(event.step, event.value) for event in told.Scalars(name)]
+        assert [step for step, _ in found] == [step for step, _ in expected]
+        assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-5)
 
 
 def test_card_and_report_say_what_happened(runtime: Runtime, collection: Path, encoder: Path, tmp_path: Path) -> None:
