@@ -10,6 +10,7 @@ from rerank import resources
 from rerank.adapters.artifact import adapter_facts
 from rerank.artifact import verify_artifact
 from rerank.config import pipeline_from, stage_fingerprint
+from rerank.engines.lora import WEIGHTS
 from rerank.engines.pairs import BiEncoderEngine
 from rerank.errors import DataError
 from rerank.ready import find_pipeline
@@ -80,6 +81,7 @@ def test_the_embedded_adapter_is_whole_and_quickstart_uses_it() -> None:
     assert facts is not None and (facts.engine, facts.base) == ("bi_encoder", "minilm-l6")
     assert "/" not in facts.recipe.replace("https://", "")  # no folder of the machine that it was made on
     assert (folder / "README.md").is_file()
+    assert facts.method["lora"].get("rank", 16) == 16 and (folder / WEIGHTS).stat().st_size < 3_000_000
     engines = [
         part.engine for stage in find_pipeline("quickstart").stages for part in stage.walk() if isinstance(part, Rerank)
     ]

@@ -28,7 +28,7 @@ class LoRA(AdapterMethod):
     """
 
     rank: int = 16
-    """Columns of the thin matrices.  Source of 16 and 32: Rank-R1 (arXiv 2503.06034)."""
+    """Columns of the thin matrices.  Source of 16, and of an alpha of 32: Rank-R1 (arXiv 2503.06034)."""
     alpha: float = 32.0
     """The change is scaled by alpha / rank, or alpha / sqrt(rank) with `rslora`."""
     dropout: float = 0.05

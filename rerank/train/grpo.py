@@ -108,9 +108,9 @@ class GRPO(Recipe):
     """Of the distribution that tokens are drawn from, and whose log-probabilities are trained.  Source: TRL's at the
     time of Rank-R1."""
     top_p: float = 1.0
-    """Draws only from the likeliest tokens that together have this probability."""
+    """Draws only from the likeliest tokens that together have this probability; 1 draws from all, as TRL does."""
     max_new_tokens: int = 64
-    """What an answer has at most, its end included."""
+    """Tokens that an answer has at most, its end included.  No paper's: enough for grades, not for reasoning."""
     beta: float = 0.04
     """The weight of the divergence from the reference; with 0 there is no reference.  Source: DeepSeekMath
     (arXiv 2402.03300)."""

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Optimiser:
-    """How weights are changed: AdamW, a rate that warms up and falls.
+    """How weights are changed: AdamW (betas 0.9 and 0.999, epsilon 1e-8, as in torch), a rate that warms up and falls.
 
     >>> Optimiser(groups=16, epochs=2).n_steps(100)
     13
@@ -65,11 +65,11 @@ class Optimiser:
     warmup: float = 0.1
     """The share of all steps in which the rate rises.  Source: sentence-transformers' training examples."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the rate falls after that: to 0 at the last step, or not at all."""
+    """How the rate falls after that: to 0 at the last step, or not at all.  Source of linear: transformers' default."""
     clip: float = 1.0
-    """The longest that a step's gradient may be; 0 does not cut it."""
+    """The longest that a step's gradient may be; 0 does not cut it.  Source: transformers' default."""
     groups: int = 16
-    """How many groups a step learns from."""
+    """How many groups a step learns from.  No paper's: so many leave small data sets some hundred steps."""
     epochs: float = 1.0
     """How often each group is seen."""
     steps: int | None = None
