@@ -5,13 +5,14 @@
 
 The recipes are smollm2-TASK-words, on words of NFCorpus's documents, then smollm2-TASK-sft and smollm2-TASK-grpo, on
 judgments.  The supervised part is trained once; each seed is a GRPO training from there.  The adapters are asked about
-groups of NFCorpus's dev split, drawn as the training groups are, two of a query at most: once with the likeliest answer
-(greedy) and `--samples` times with drawn ones (sampled, at the temperature of the training, the same random numbers for
-all adapters).  One JSON object a line is printed: for each adapter the shares of verdicts and the means of the reward's
-parts over all answers, and for each seed the comparison of its adapter with the start by the ranking part of the
-reward, over the groups that both answered in the right form; the interval and the paired randomisation test's p are
-over queries, each with the mean of its groups.  For the task groups TREC DL 2019 follows, BM25's first 20 reranked:
-nothing was chosen on it.
+groups of NFCorpus's dev split, drawn as the training groups are, two of a query at most: once with the likeliest
+answer (greedy) and `--samples` times with drawn ones (sampled, at the temperature of the training, the same random
+numbers for all adapters).  One JSON object a line is printed: for each adapter the shares of verdicts, of answers that
+tell documents apart (scores_differ) and of groups whose answers were all worth the same (all_equal), and the means of
+the reward's parts over all answers; what a reranker that tells nothing apart has; and for each seed the comparison of
+its adapter with the start by the ranking part of the reward, over the groups that both answered in the right form; the
+interval and the paired randomisation test's p are over queries, each with the mean of its groups.  For the task groups
+TREC DL 2019 follows, BM25's first 20 reranked: nothing was chosen on it.
 
 All that is finished is kept in FOLDER; the same command goes on where another stopped.
 """
@@ -41,13 +42,14 @@ from rerank.engines.language_model import Sampling  # noqa: E402
 from rerank.engines.text_model import torch_threads  # noqa: E402
 from rerank.evaluation.experiment import evaluate  # noqa: E402
 from rerank.evaluation.significance import bootstrap_interval, randomisation_test  # noqa: E402
+from rerank.prompts.prompt import Prompt, load_prompt  # noqa: E402
 from rerank.reranking import Rerank  # noqa: E402
 from rerank.rules.groupwise import Groupwise  # noqa: E402
 from rerank.runtime import Runtime  # noqa: E402
 from rerank.stage import Cut, Pipeline  # noqa: E402
 from rerank.synthesize.duqgen import DUQGen  # noqa: E402
 from rerank.synthesize.presets import load_synthesis  # noqa: E402
-from rerank.train.answers import Verdict, read_reply  # noqa: E402
+from rerank.train.answers import Reply, Verdict, read_reply  # noqa: E402
 from rerank.train.causal_lm_student import CausalLMStudent  # noqa: E402
 from rerank.train.groups import Groups, build_groups  # noqa: E402
 from rerank.train.grpo import GRPO  # noqa: E402
@@ -138,8 +140,14 @@ def measure(recipe: GRPO, adapter: Path, groups: Groups, n_samples: int, runtime
     return found
 
 
-def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def summary(rows: Sequence[dict[str, Any]], groups: Groups, prompt: Prompt) -> dict[str, Any]:
     """Shares of verdicts, and means over all answers."""
+    replies = [
+        read_reply(prompt, text, len(group.documents))
+        for row, group in zip(rows, groups, strict=True)
+        for text in row["texts"]
+    ]
+    scores = [reply.scores for reply in replies if reply.valid]
     verdicts = Counter(verdict for row in rows for verdict in row["verdicts"])
     n = sum(verdicts.values())
     terms = [term for row in rows for term in row["terms"]]
@@ -147,6 +155,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "groups": len(rows),
         "answers": n,
         **{f"share/{verdict.value}": round(verdicts[verdict.value] / n, 4) for verdict in Verdict},
+        "share/scores_differ": round(sum(len(set(each)) > 1 for each in scores) / n, 4),
         "share/all_equal": round(statistics.fmean(len(set(row["rewards"])) == 1 for row in rows), 4),
         "reward": round(statistics.fmean(reward for row in rows for reward in row["rewards"]), 4),
         **{name: round(statistics.fmean(term[name] for term in terms), 4) for name in terms[0]},
@@ -187,7 +196,7 @@ def figures(options: argparse.Namespace, runtime: Runtime) -> Iterator[dict[str,
     words, sft, grpo = recipes(options)
     write_crops(options, runtime)
     groups = held_out_groups(grpo, runtime)
-    task, part = options.task, RANKING[options.task]
+    task, part, prompt = options.task, RANKING[options.task], load_prompt(str(grpo.prompt))
 
     def trained(name: str, recipe: Recipe, start: Path | None) -> Path:
         told(name)
@@ -204,15 +213,19 @@ def figures(options: argparse.Namespace, runtime: Runtime) -> Iterator[dict[str,
 
     start = trained(f"{task}-sft", sft, trained(f"{task}-words", words, None))
     adapters = {f"{task}-sft": start}
+    value = grpo.reward_for(prompt).terms
+    ties = [value(Reply((0.0,) * len(group.documents)), group.labels)[part] for group in groups]
+    yield {"task": task, "adapter": "none, all documents alike", part: round(statistics.fmean(ties), 4)}
     before = measured(f"{task}-sft", start)
     for way, rows in before.items():
-        yield {"task": task, "adapter": "sft", "answers_are": way, **summary(rows)}
+        yield {"task": task, "adapter": "sft", "answers_are": way, **summary(rows, groups, prompt)}
     for seed in options.seeds:
         name = f"{task}-grpo-{seed}"
         adapters[name] = trained(name, dataclasses.replace(grpo, seed=seed), start)
         after = measured(name, adapters[name])
         for way, rows in after.items():
-            yield {"task": task, "adapter": "grpo", "seed": seed, "answers_are": way, **summary(rows)}
+            line = {"task": task, "adapter": "grpo", "seed": seed, "answers_are": way}
+            yield line | summary(rows, groups, prompt)
             line = {"task": task, "seed": seed, "compared": part, "answers_are": way}
             yield line | compared(before[way], rows, part)
     if task == "groups":
