@@ -9,7 +9,7 @@ import logging
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from rerank.adapters.artifact import adapter_facts
+from rerank.adapters.artifact import AdapterFacts, adapter_facts
 from rerank.config import build_part
 from rerank.engines.colbert import METADATA
 from rerank.engines.engine import Engine
@@ -105,7 +105,7 @@ def stage_for(
         pinned = told.revision if told is not None else None
         model, options = base, {"adapter": str(adapter), "revision": pinned, "dtype": options["dtype"]}
         found = locate_model(model, pinned, home)
-        kind = _kind_with(adapter) or kind_of(found.path, model)
+        kind = _kind_with(adapter, told) or kind_of(found.path, model)
         prompt = prompt or (told.prompt if told is not None else None)
     else:
         kind = kind_of(found.path, model)
@@ -225,9 +225,8 @@ def _base_model(folder: Path) -> str | None:
     return str(base)
 
 
-def _kind_with(adapter: Path) -> Kind | None:
+def _kind_with(adapter: Path, told: AdapterFacts | None) -> Kind | None:
     """What an adapter makes of its base, by its manifest or its head; None where it is what the base is."""
-    told = adapter_facts(adapter)
     if told is not None:
         return cast("Kind", told.engine)
     task = _read(adapter / "adapter_config.json", str(adapter)).get("task_type")

@@ -172,7 +172,8 @@ def fit(job: Job) -> Fitted:
         weight_decay=optimiser.weight_decay,
         lr_scheduler_type=optimiser.schedule if optimiser.schedule != "constant" else "constant_with_warmup",
         warmup_steps=int(optimiser.warmup * job.n_steps),
-        max_grad_norm=optimiser.clip,
+        # Not 0, for which nobody looks at the gradient: it may not be finite.
+        max_grad_norm=optimiser.clip or math.inf,
         optim="adamw_torch",
         seed=recipe.seed,
         logging_strategy="steps",
@@ -326,20 +327,24 @@ def _trainer_class() -> Any:
             self._tokens += int(sums[2])
             self._documents += int(sums[3])
             share = 1 / max(sums[1], 1.0)
-            gradients = [weight.grad for weight in weights if weight.grad is not None]
-            for gradient in gradients:
-                gradient.mul_(share)
+            for weight in weights:
+                if weight.grad is not None:
+                    weight.grad.mul_(share)
             mean = torch.tensor(sums[0] * share, device=self.args.device)
             if not torch.isfinite(mean):
                 raise self._not_finite("loss")
-            if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-                raise self._not_finite("gradient")
             told = self._batches
             if processes.size > 1:
                 told = [batch for some in processes.gather(recipe.told(told)) for batch in some]
             self._samples = recipe.samples(told)
             self._figures.append({"loss": float(mean), **recipe.figures(told)})
             return mean
+
+        def _clip_grad_norm(self, model: Any) -> Any:
+            norm = super()._clip_grad_norm(model)
+            if norm is not None and not math.isfinite(float(norm)):
+                raise self._not_finite("gradient")
+            return norm
 
         def _not_finite(self, what: str) -> ModelError:
             kept = checkpoints(self._job.folder)
